@@ -1,0 +1,497 @@
+"""Speed and memory of ddpg_continuous.py, beside Stable-Baselines3's DDPG and beside a floor.
+
+Everything runs on the CPU in one thread. Each measurement has a process of its own, so that
+imports, threads and memory of one do not touch another; what is compared takes turns, so that a
+noisy machine is noisy for all. Tables go to the output, progress to the error output.
+
+1, 2. Steps per second of training on Pendulum-v1 from the end of a warm-up on, compilation
+    excluded, with one update a step, and the peak memory of the process. Both sides: networks of
+    the same size (checked), the same batch size, a buffer of a million transitions, as many updates
+    in the timed window (checked), OU noise, denormals flushed, nothing logged. What differs is the
+    design: ours also normalises observations, its default; SB3 also wraps the environment in a
+    monitor and a vector of one.
+3. An update against its floor, see `make_floor`.
+4. What compiling costs, and after how many steps it has paid for itself.
+
+Linux or macOS. From the root of the repository:
+    python -m pip install -r benchmarks/requirements.txt
+    python benchmarks/speed.py --csv speed.csv
+"""
+
+import csv
+import importlib.metadata
+import os
+import platform
+import resource
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+import gymnasium as gym
+import numpy as np
+import torch
+from torch import Tensor
+
+# ddpg_continuous, stable_baselines3 and tyro are imported where they are used, so that the memory
+# of a process holds only what that process needs.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+ENV_ID = "Pendulum-v1"
+EPISODE = 200  # steps of every episode of Pendulum-v1
+LEARNING_STARTS = 500  # steps before the first update
+WARM_UP = 600  # steps before the timed ones
+CALLS = 10  # updates timed together, 1/20 of --steps times
+
+
+@dataclass(frozen=True)
+class Args:
+    """The command line."""
+
+    repeats: int = 5  # processes for each row of the first table, and for the compile times
+    steps: int = 2000  # timed environment steps in each, a multiple of 200
+    csv: Path | None = None  # where to write every single measurement
+
+    def __post_init__(self) -> None:
+        if self.repeats < 1 or self.steps < EPISODE or self.steps % EPISODE:
+            sys.exit(f"--repeats must be 1 or more, --steps a multiple of {EPISODE}")
+
+
+class Case(NamedTuple):
+    """The sizes to measure with."""
+
+    hidden_sizes: tuple[int, int]
+    batch_size: int
+
+    def __str__(self) -> str:
+        return f"{self.hidden_sizes[0]}-{self.hidden_sizes[1]}, batch {self.batch_size}"
+
+
+TRAINING_CASES = (Case((400, 300), 64), Case((256, 256), 256))
+UPDATE_CASES = (*TRAINING_CASES, Case((24, 24), 32))
+
+
+class Run(NamedTuple):
+    """What is measured of a training run."""
+
+    steps_per_second: float
+    updates: int  # in the timed window
+    parameters: int  # of actor and critic
+    memory: float  # peak of the process, MB
+    child_memory: float  # peak of its largest child process, MB, at most
+
+
+class Measurements:
+    """Every single measurement: values by measurement, case, and what was measured."""
+
+    def __init__(self) -> None:
+        self.values: dict[tuple[str, str, str], list[float]] = defaultdict(list)
+
+    def add(self, measurement: str, case: Case, of: str, value: float) -> None:
+        """Take a value in."""
+        self.values[measurement, str(case), of].append(value)
+
+    def get(self, measurement: str, case: Case, of: str) -> list[float]:
+        """Return the values in the order they came."""
+        return self.values[measurement, str(case), of]
+
+    def write(self, path: Path) -> None:
+        """Write a CSV file, a row for each value."""
+        with open(path, "w", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(("measurement", "case", "of", "repeat", "value"))
+            for key, values in self.values.items():
+                writer.writerows((*key, repeat, value) for repeat, value in enumerate(values))
+
+
+# Processes
+
+
+def in_new_process(function: Callable[..., Any], *args: Any) -> Any:
+    """Call a function of this file in a process of its own."""
+    with ProcessPoolExecutor(1, get_context("spawn"), initializer=set_up_process) as pool:
+        return pool.submit(function, *args).result()
+
+
+def set_up_process() -> None:
+    """Do as `main` of ddpg_continuous does."""
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+
+
+def peak_memory(who: int) -> float:
+    """Return the highest resident memory so far, in MB; of child processes, the largest one's.
+
+    Linux starts the count of a child process at what its parent held. So for child processes (the
+    C++ compiler; with a warm cache it is only asked for its version) this is an upper bound. For
+    the processes measured here it does no harm: their parent has imported less than any of them.
+    """
+    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux KiB
+    return resource.getrusage(who).ru_maxrss * unit / 1e6
+
+
+def end_run(marks: list[tuple[float, int]], steps: int, *networks: torch.nn.Module) -> Run:
+    """Sum up a training run from (time, updates so far) at the ends of the timed window."""
+    (start, updates_before), (end, updates_after) = marks
+    return Run(
+        steps_per_second=steps / (end - start),
+        updates=updates_after - updates_before,
+        parameters=sum(p.numel() for network in networks for p in network.parameters()),
+        memory=peak_memory(resource.RUSAGE_SELF),
+        child_memory=peak_memory(resource.RUSAGE_CHILDREN),
+    )
+
+
+# 1, 2. Training
+
+
+class Counted:
+    """A function that counts its calls."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function, self.calls = function, 0
+
+    def __call__(self, *args: Any) -> Any:
+        self.calls += 1
+        return self.function(*args)
+
+
+def make_agent(case: Case, compile: bool, **options: Any) -> tuple[Any, gym.Env]:
+    """Return our agent and its environment."""
+    import ddpg_continuous as ddpg
+
+    args = ddpg.Args(ENV_ID, device="cpu", compile=compile, **case._asdict(), **options)
+    env = ddpg.make_env(ENV_ID)
+    return ddpg.Agent(env, args), env
+
+
+def run_ours(case: Case, steps: int, compile: bool) -> Run:
+    """Train our agent; its `train` yields after each episode."""
+    import ddpg_continuous as ddpg
+
+    total = WARM_UP + steps
+    agent, env = make_agent(case, compile, learning_starts=LEARNING_STARTS, total_timesteps=total)
+    agent.update = Counted(agent.update)
+    marks = []
+    for _ in ddpg.train(env, agent, agent.args):
+        if agent.timestep in (WARM_UP, total):
+            marks.append((time.perf_counter(), agent.update.calls))
+    return end_run(marks, steps, agent.actor, agent.critic)
+
+
+def run_sb3(case: Case, steps: int) -> Run:
+    """Train SB3's agent; it calls `mark` after each step."""
+    from stable_baselines3 import DDPG
+    from stable_baselines3.common.noise import OrnsteinUhlenbeckActionNoise
+
+    model = DDPG(
+        "MlpPolicy",
+        gym.make(ENV_ID),
+        policy_kwargs={"net_arch": list(case.hidden_sizes)},
+        batch_size=case.batch_size,
+        buffer_size=1_000_000,
+        learning_starts=LEARNING_STARTS,
+        train_freq=1,
+        gradient_steps=1,
+        action_noise=OrnsteinUhlenbeckActionNoise(np.zeros(1), np.full(1, 0.5), 0.15, dt=1.0),
+        seed=1,
+        device="cpu",
+    )
+    total, marks = WARM_UP + steps, []
+
+    def mark(*_: Any) -> bool:
+        if model.num_timesteps in (WARM_UP, total):
+            marks.append((time.perf_counter(), model._n_updates))
+        return True
+
+    model.learn(total, callback=mark, log_interval=total)  # in episodes: nothing is logged
+    return end_run(marks, steps, model.actor, model.critic)
+
+
+IMPLEMENTATIONS: dict[str, Callable[[Case, int], Run]] = {
+    "ours": partial(run_ours, compile=True),
+    "SB3": run_sb3,
+    "ours, --no-compile": partial(run_ours, compile=False),
+}
+
+
+def measure_training(args: Args, found: Measurements) -> None:
+    """Train with each implementation in turn, and so on, --repeats times."""
+    for case in TRAINING_CASES:
+        for repeat in range(args.repeats):
+            runs = {}
+            for name, implementation in IMPLEMENTATIONS.items():
+                runs[name] = run = in_new_process(implementation, case, args.steps)
+                for measurement in ("steps_per_second", "memory", "child_memory"):
+                    found.add(measurement, case, name, getattr(run, measurement))
+                tell(f"{case}, {name}, {repeat}: {run.steps_per_second:.0f} steps/s")
+            assert {run.updates for run in runs.values()} == {args.steps}, runs
+            assert len({run.parameters for run in runs.values()}) == 1, runs
+
+
+# 3. The update and its floor
+
+
+def fill(agent: Any, transitions: int = 1000) -> Any:
+    """Fill the replay buffer with random transitions; return a minibatch."""
+    rng = np.random.default_rng(0)
+    for _ in range(transitions):
+        s, s_next, reward = rng.normal(size=3), rng.normal(size=3), rng.normal()
+        agent.buffer.add(s, rng.uniform(-1, 1, size=1), reward, s_next, False)
+    return agent.buffer.sample(agent.args.batch_size, rng, agent.device)
+
+
+Product = tuple[Tensor, Tensor, Tensor]  # factor, factor, result
+
+
+def forward(weights: list[Tensor], batch_size: int) -> list[Product]:
+    """Return the products of a forward pass: y = x Wᵀ in each layer, from the first on."""
+    products, x = [], torch.rand(batch_size, weights[0].shape[1])
+    for weight in weights:
+        y = torch.empty(batch_size, len(weight))
+        products.append((x, weight.T, y))
+        x = y
+    return products
+
+
+def backward(
+    passed: list[Product], weight_gradients: list[Tensor] | None, inputs: slice = slice(0)
+) -> list[Product]:
+    """Return the products of a backward pass through `passed`, from the last layer on.
+
+    In each layer ∂W = ∂yᵀ x, where weight gradients are wanted, and ∂x = ∂y W; in the first layer
+    only for those inputs whose gradient is wanted, by default none.
+    """
+    products, dy = [], torch.rand_like(passed[-1][2])
+    for layer in reversed(range(len(passed))):
+        x, transposed_weight, _ = passed[layer]
+        if weight_gradients is not None:
+            products.append((dy.T, x, weight_gradients[layer]))
+        weight = transposed_weight.T if layer > 0 else transposed_weight.T[:, inputs]
+        dx = torch.empty(len(dy), weight.shape[1])
+        if dx.numel() > 0:
+            products.append((dy, weight, dx))
+        dy = dx
+    return products
+
+
+def adam_and_follow(p: Tensor, g: Tensor, m: Tensor, v: Tensor, target: Tensor) -> None:
+    """Do the arithmetic of Adam and of the soft update: read five numbers and write four for each
+    parameter. The learning rate is next to nothing, so that the numbers stay tame."""
+    m.lerp_(g, 0.1)
+    v.lerp_(g * g, 0.001)
+    p.sub_(1e-9 * m / (v.sqrt() + 1e-8))
+    target.lerp_(p, 0.005)
+
+
+def make_floor(S: int, A: int, case: Case) -> Callable[[], None]:
+    """Return a function that does the work no implementation of an update can leave out.
+
+    That is the 28 matrix products, by `torch.mm` into memory set aside, with the weights lying as
+    `nn.Linear` has them, and one pass over parameters, gradients, both moments and targets, which
+    lie in five flat tensors: the least traffic there can be, in one compiled loop. The products
+    work on that same memory. Left out are biases, activations, losses and the normaliser.
+
+    It is a floor for calls from Python in one thread, not for the machine: a call of `torch.mm`, or
+    of a compiled function, has a cost of its own, and small networks cost little else.
+    """
+    h1, h2 = case.hidden_sizes
+    shapes = [(h1, S), (h2, h1), (A, h2), (h1, S + A), (h2, h1), (1, h2)]  # of actor, of critic
+    sizes, biases = [rows * columns for rows, columns in shapes], sum(rows for rows, _ in shapes)
+    flat = [0.1 * torch.rand(sum(sizes) + biases) for _ in range(5)]
+
+    def matrices(numbers: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        pieces = numbers.split([*sizes, biases])
+        views = [piece.view(shape) for piece, shape in zip(pieces, shapes)]
+        return views[:3], views[3:]
+
+    (actor, critic), (actor_gradients, critic_gradients) = matrices(flat[0]), matrices(flat[1])
+    target_actor, target_critic = matrices(flat[4])
+    q, action, q_of_action = (forward(net, case.batch_size) for net in (critic, actor, critic))
+    products = [
+        *forward(target_actor, case.batch_size),  # μ′(s′)
+        *forward(target_critic, case.batch_size),  # Q′(s′, μ′(s′))
+        *q,  # Q(s, a)
+        *backward(q, critic_gradients),  # ∇θQ L
+        *action,  # μ(s)
+        *q_of_action,  # Q(s, μ(s))
+        *backward(q_of_action, None, inputs=slice(S, None)),  # ∇a Q
+        *backward(action, actor_gradients),  # ∇θμ J
+    ]
+    assert len(products) == 28
+    one_pass = torch.compile(adam_and_follow, fullgraph=True)
+
+    @torch.no_grad()
+    def floor() -> None:
+        for left, right, result in products:
+            torch.mm(left, right, out=result)
+        one_pass(*flat)
+
+    return floor
+
+
+def time_updates(case: Case, rounds: int) -> dict[str, list[float]]:
+    """Return seconds of an update and of the floor, in turns, a value for each round."""
+    functions = {}
+    for name, compile in (("compiled", True), ("eager", False)):
+        agent, env = make_agent(case, compile)
+        functions[name] = partial(agent.update, fill(agent))
+    functions["floor"] = make_floor(env.observation_space.shape[0], env.action_space.shape[0], case)
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    for _ in range(rounds + 1):
+        for name, function in functions.items():
+            start = time.perf_counter()
+            for _ in range(CALLS):
+                function()
+            seconds[name].append((time.perf_counter() - start) / CALLS)
+    return {name: values[1:] for name, values in seconds.items()}  # the first round compiles
+
+
+def measure_updates(args: Args, found: Measurements) -> None:
+    """Time updates and floor for each case in one process."""
+    for case in UPDATE_CASES:
+        seconds = in_new_process(time_updates, case, args.steps // 20)
+        for name, values in seconds.items():
+            for value in values:
+                found.add("update_seconds", case, name, value)
+        tell(f"{case}: " + ", ".join(f"{n} {median(v) * 1e6:.0f} µs" for n, v in seconds.items()))
+
+
+# 4. Compiling
+
+
+def first_update(case: Case, cache: str) -> tuple[float, float, float]:
+    """Return the seconds it takes to build an agent and do its first update, and the memory."""
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
+    import ddpg_continuous  # noqa: F401  (imports are no part of the time)
+
+    start = time.perf_counter()
+    agent, _ = make_agent(case, compile=True)
+    agent.update(fill(agent, transitions=1))
+    seconds = time.perf_counter() - start
+    return seconds, peak_memory(resource.RUSAGE_SELF), peak_memory(resource.RUSAGE_CHILDREN)
+
+
+def measure_compiling(args: Args, found: Measurements) -> None:
+    """Time the first update with an empty compiler cache, and again with what that one left."""
+    case = UPDATE_CASES[0]
+    for repeat in range(args.repeats):
+        with tempfile.TemporaryDirectory() as cache:
+            for name in ("cold", "warm"):
+                seconds, memory, child_memory = in_new_process(first_update, case, cache)
+                found.add("first_update_seconds", case, name, seconds)
+                found.add("memory", case, name, memory)
+                found.add("child_memory", case, name, child_memory)
+                tell(f"first update, {name} cache, {repeat}: {seconds:.1f} s")
+
+
+# Output
+
+
+def tell(text: str) -> None:
+    """Print a line of progress."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def print_table(title: str, header: str, rows: list[tuple[Any, ...]]) -> None:
+    """Print a Markdown table."""
+    print(f"\n{title}\n\n| {header} |\n|{' --- |' * len(header.split(' | '))}")
+    for row in rows:
+        print("| " + " | ".join(str(cell) for cell in row) + " |")
+
+
+def describe_machine() -> str:
+    """Return the versions and the processor."""
+    packages = ("torch", "gymnasium", "stable_baselines3", "numpy")
+    versions = [f"{name} {importlib.metadata.version(name)}" for name in packages]
+    processor = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+        processor = models[0] if models else processor
+    parts = [f"Python {platform.python_version()}", *versions, processor, f"{os.cpu_count()} CPUs"]
+    return ", ".join(parts)
+
+
+def print_training(args: Args, found: Measurements) -> None:
+    """Print the first table."""
+    rows = []
+    for case in TRAINING_CASES:
+        sb3 = median(found.get("steps_per_second", case, "SB3"))
+        for name in IMPLEMENTATIONS:
+            speeds = found.get("steps_per_second", case, name)
+            speed = median(speeds)
+            memory = max(found.get("memory", case, name))
+            children = max(found.get("child_memory", case, name))
+            extremes, ratio = f"{min(speeds):.0f}–{max(speeds):.0f}", f"{speed / sb3:.2f}"
+            at_most = f"≤ {children:.0f}" if children else "none"
+            rows.append((case, name, f"{speed:.0f}", extremes, ratio, f"{memory:.0f}", at_most))
+    print_table(
+        f"Training on {ENV_ID}: {args.repeats} × {args.steps} steps, an update each. Memory is the "
+        "peak, the highest of the runs; that of a child process (compiler) is an upper bound.",
+        "networks | implementation | steps/s, median | lowest–highest | ÷ SB3 | memory, MB "
+        "| child process, MB",
+        rows,
+    )
+
+
+def print_updates(args: Args, found: Measurements) -> None:
+    """Print the second table."""
+    rows = []
+    for case in UPDATE_CASES:
+        floor = found.get("update_seconds", case, "floor")
+        for name in ("compiled", "eager"):
+            seconds = found.get("update_seconds", case, name)
+            ratio = median(update / low for update, low in zip(seconds, floor))
+            times = (f"{median(values) * 1e6:.0f}" for values in (seconds, floor))
+            rows.append((case, name, *times, f"{ratio:.2f}"))
+    print_table(
+        f"An update against its floor: medians of {args.steps // 20} rounds of {CALLS}",
+        "networks | update | µs | floor, µs | update ÷ floor, median of the rounds",
+        rows,
+    )
+
+
+def print_compiling(found: Measurements) -> None:
+    """Print what compiling costs."""
+    case = UPDATE_CASES[0]
+    cold, warm = (median(found.get("first_update_seconds", case, n)) for n in ("cold", "warm"))
+    memory, children = (max(found.get(n, case, "cold")) for n in ("memory", "child_memory"))
+    eager, compiled = (median(found.get("update_seconds", case, n)) for n in ("eager", "compiled"))
+    gain = eager - compiled
+    pays = f"from {cold / gain:,.0f} steps on" if gain > 0 else "never, being no faster"
+    print(
+        f"\nCompiling ({case}): building the agent and the first update take {cold:.1f} s with an "
+        f"empty cache and {warm:.1f} s with a warm one; an update is then {gain * 1e6:.0f} µs "
+        f"faster. With an empty cache it pays {pays}. Peak memory while compiling: {memory:.0f} "
+        f"MB, and at most {children:.0f} MB in the largest child process."
+    )
+
+
+def main() -> None:
+    """Measure everything, then print."""
+    import tyro
+
+    args = tyro.cli(Args, description=__doc__)
+    found = Measurements()
+    print(describe_machine(), flush=True)
+    measure_training(args, found)
+    measure_updates(args, found)
+    measure_compiling(args, found)
+    print_training(args, found)
+    print_updates(args, found)
+    print_compiling(found)
+    if args.csv is not None:
+        found.write(args.csv)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""How the tests start the scripts."""
+
+import importlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parent.parent
+SMALL = {  # flags that make a run short, and yet learn
+    "random_baseline": ["--env-id", "CartPole-v1", "--total-timesteps", "1200"],
+    "ddpg_continuous": [
+        *("--env-id", "Pendulum-v1", "--total-timesteps", "1200", "--learning-starts", "500"),
+        *("--no-compile", "--hidden-sizes", "16", "16", "--batch-size", "16"),
+        *("--buffer-size", "1000", "--eval-episodes", "2"),
+    ],
+}
+SCRIPTS = sorted(SMALL)
+
+
+@pytest.fixture(autouse=True)
+def in_temporary_folder(tmp_path, monkeypatch):
+    """Run each test in an empty folder, so that what a script leaves there can be seen."""
+    monkeypatch.chdir(tmp_path)
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(params=SCRIPTS)
+def script(request):
+    """Each script in turn, by its name."""
+    return request.param
+
+
+def run_here(script, *flags):
+    """Run a script in this process; return its exit code."""
+    try:
+        return importlib.import_module(script).main([str(flag) for flag in flags])
+    except SystemExit as exit:  # the parser's own
+        return exit.code
+
+
+def start(script, *flags, **environment):
+    """Start a script as a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, ROOT / f"{script}.py", *map(str, flags)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | environment,
+    )
+
+
+def without_seconds(path):
+    """Return the lines of episodes.csv without their time column."""
+    rows = [line.split(",") for line in path.read_text().splitlines()]
+    return [row[:4] + row[5:] for row in rows]
+
+
+def same_state(a, b):
+    """Whether two checkpoints hold the same bytes, tensor by tensor."""
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same_state(a[k], b[k]) for k in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(same_state, a, b))
+    if isinstance(a, torch.Tensor):
+        return a.dtype == b.dtype and a.numpy().tobytes() == b.numpy().tobytes()
+    return a == b
+
+
+def load(run_dir):
+    """Return what the checkpoint of a run holds."""
+    return torch.load(run_dir / "checkpoint.pt", weights_only=True)

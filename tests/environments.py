@@ -1,0 +1,52 @@
+"""Small environments for the tests, by `--env-id tests.environments:NAME`."""
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.spaces import Box, Dict, Discrete
+
+
+class Counter(gym.Env):
+    """Counts its steps; terminates after `length` of them, or never. Rewards are `reward`."""
+
+    def __init__(
+        self, length=None, reward=1.0, low=(-1.0,), high=(1.0,), observation=None, action=None
+    ):
+        self.length, self.reward = length, reward
+        self.observation_space = observation or Box(-np.inf, np.inf, (2,), np.float64)
+        bounds = np.array(low, np.float32), np.array(high, np.float32)
+        self.action_space = action or Box(*bounds, dtype=np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.steps, self.actions = 0, []
+        return np.array([0.0, self.np_random.uniform()]), {}
+
+    def step(self, action):
+        assert self.action_space.contains(action), action
+        self.steps += 1
+        self.actions.append(action)
+        reward = self.reward(self.steps) if callable(self.reward) else self.reward
+        terminated = self.steps == self.length
+        return np.array([self.steps, self.np_random.uniform()]), reward, terminated, False, {}
+
+
+def _register(name, max_episode_steps, **kwargs):
+    gym.register(
+        f"{name}-v0",
+        lambda: Counter(**kwargs),
+        max_episode_steps=max_episode_steps,
+        order_enforce=0,
+    )
+
+
+_register("Terminates", 100, length=7)
+_register("Truncates", 7)
+_register("NeverEnds", None)
+_register(
+    "Asymmetric", 20, low=[[-3.0, 0.0, 2.0], [-1.0, 5.0, -9.0]], high=[[1, 10, 2.5], [0, 6, 9]]
+)
+_register("NanReward", 30, reward=lambda step: np.nan if step == 20 else 1.0)
+_register("DiscreteActions", 10, action=Discrete(3))
+_register("UnboundedActions", 10, low=[-np.inf], high=[1.0])
+_register("DictObservations", 10, observation=Dict(x=Box(0, 1)))
+_register("ImageObservations", 10, observation=Box(0, 255, (8, 8, 3), np.uint8))
