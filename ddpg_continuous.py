@@ -195,27 +195,38 @@ class ReplayBuffer:
         self.count = state["count"]
 
 
-class RunningNormalizer(nn.Module):
+class RunningNormalizer:
     """Shift and scale observations to mean 0 and variance 1 over all that were seen so far."""
 
-    def __init__(self, size: int) -> None:
-        super().__init__()
-        self.register_buffer("count", torch.zeros(()))
-        self.register_buffer("mean", torch.zeros(size))
-        self.register_buffer("square", torch.zeros(size))  # sum of squared deviations
-        self.register_buffer("scale", torch.ones(size))  # 1 / standard deviation
+    def __init__(self, size: int, device: torch.device) -> None:
+        self.count, self.mean, self.square = 0, np.zeros(size), np.zeros(size)  # Σ (s − mean)²
+        self.shift = torch.zeros(size, device=device)  # the mean, for the networks
+        self.scale = torch.ones(size, device=device)  # 1 / standard deviation
 
-    def update(self, observation: Tensor) -> None:
+    def update(self, observation: np.ndarray) -> None:
         """Take one observation [S] into account (Welford 1962)."""
         self.count += 1
         deviation = observation - self.mean
         self.mean += deviation / self.count
         self.square += deviation * (observation - self.mean)
-        torch.rsqrt(self.square / self.count + 1e-8, out=self.scale)
+        self.shift.copy_(torch.from_numpy(self.mean))
+        self.scale.copy_(torch.from_numpy((self.square / self.count + 1e-8) ** -0.5))
 
-    def forward(self, observation: Tensor) -> Tensor:
+    def __call__(self, observation: Tensor) -> Tensor:
         """[B, S] → [B, S], clipped to 10 standard deviations."""
-        return ((observation - self.mean) * self.scale).clamp(-10.0, 10.0)
+        return ((observation - self.shift) * self.scale).clamp(-10.0, 10.0)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the statistics."""
+        arrays = {name: torch.from_numpy(getattr(self, name)) for name in ("mean", "square")}
+        return arrays | {"count": self.count, "shift": self.shift, "scale": self.scale}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` returned."""
+        self.count = state["count"]
+        self.mean[:], self.square[:] = state["mean"].numpy(), state["square"].numpy()
+        self.shift.copy_(state["shift"])
+        self.scale.copy_(state["scale"])
 
 
 def linear(inputs: int, outputs: int, bound: float | None = None) -> nn.Linear:
@@ -297,7 +308,8 @@ class Adam:
             self.powers.mul_(self.betas)
             correction1, correction2 = 1 - self.powers
             for p, g, m, v in zip(self.parameters, gradients, self.means, self.squares):
-                g = g + self.weight_decay * p
+                if self.weight_decay:
+                    g = g + self.weight_decay * p
                 m.lerp_(g, 1 - 0.9)
                 v.lerp_(g * g, 1 - 0.999)
                 p.sub_(self.learning_rate * (m / correction1) / ((v / correction2).sqrt() + 1e-8))
@@ -406,7 +418,8 @@ class Agent:
         self.episode = 0
         self.timestep = 0
         torch.manual_seed(args.seed)  # the initial weights
-        self.normalizer = RunningNormalizer(S).to(self.device)
+        normalize = args.normalize_observations
+        self.normalizer = RunningNormalizer(S, self.device) if normalize else nn.Identity()
         self.actor = Actor(S, A, args.hidden_sizes, args.batch_norm).to(self.device)
         self.critic = Critic(S, A, args.hidden_sizes, args.batch_norm, args.action_layer)
         self.critic.to(self.device)
@@ -428,10 +441,12 @@ class Agent:
     @torch.no_grad()
     def policy(self, observation: np.ndarray) -> np.ndarray:
         """Return μ(s), [S] → [A] in [−1, 1]."""
-        self.actor.eval()  # batch normalisation by the running averages
+        if self.args.batch_norm:
+            self.actor.eval()  # by the running averages, not those of a batch of one
         s = torch.as_tensor(observation, dtype=torch.float32, device=self.device)
         action = self.actor(self.normalizer(s[None]))[0].cpu().numpy()
-        self.actor.train()
+        if self.args.batch_norm:
+            self.actor.train()
         return action
 
     def explore(self, observation: np.ndarray) -> np.ndarray:
@@ -453,9 +468,8 @@ class Agent:
     ) -> None:
         """Store a transition in the replay buffer, the action as it is in [−1, 1]."""
         self.buffer.add(observation, action, reward, next_observation, terminated)
-        s = torch.as_tensor(observation, dtype=torch.float32, device=self.device)
         if self.args.normalize_observations:
-            self.normalizer.update(s)
+            self.normalizer.update(observation)
 
     def anneal(self) -> None:
         """Let both learning rates fall to 0 at the end of the run."""

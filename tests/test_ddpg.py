@@ -328,13 +328,23 @@ def test_batch_norm_is_where_the_paper_has_it():
 
 
 def test_running_normalizer_against_numpy():
-    x = np.random.default_rng(0).normal(5, [0.01, 30], size=(500, 2))
-    normalizer = ddpg.RunningNormalizer(2)
-    for row in torch.tensor(x, dtype=torch.float32):
+    x = np.random.default_rng(0).normal([5, -1e3], [0.01, 30], size=(500, 2)).astype(np.float32)
+    normalizer = ddpg.RunningNormalizer(2, torch.device("cpu"))
+    for row in x:
         normalizer.update(row)
-    expected = ((x - x.mean(0)) / x.std(0)).clip(-10, 10)
-    result = normalizer(torch.tensor(x, dtype=torch.float32))
-    np.testing.assert_allclose(result, expected, atol=5e-3)
+    expected = ((x - x.mean(0, float)) / x.std(0, dtype=float)).clip(-10, 10)
+    np.testing.assert_allclose(normalizer(torch.tensor(x)), expected, atol=2e-3)
+    other = ddpg.RunningNormalizer(2, torch.device("cpu"))
+    other.load_state_dict(normalizer.state_dict())
+    assert torch.equal(other(torch.tensor(x)), normalizer(torch.tensor(x)))
+
+
+def test_observations_as_they_are():
+    agent = make_agent(normalize_observations=False)
+    for _ in range(3):
+        agent.remember([3.0, 4.0], [0.0, 0.0], 1.0, [5.0, 6.0], False)
+    s = torch.tensor([[30.0, -400.0]])
+    assert torch.equal(agent.normalizer(s), s)
 
 
 def test_initial_weights():
