@@ -35,8 +35,27 @@ Symbol → name in the code
     R, 𝒩, N       → buffer, noise, args.batch_size
     γ, τ          → args.gamma, args.tau
 
-Deviations from the paper, each with the flags that undo it
-    TODO
+Deviations from the paper's low-dimensional setting (section 7), and the flags that undo each
+    Observations are shifted and scaled by the running mean and standard deviation of all seen so
+        far, clipped to ±10; else a velocity of ±0.07 (MountainCar) is lost on the networks.
+        --no-normalize-observations, and for section 3 --batch-norm
+    The action enters Q at the first hidden layer.                              --action-layer 2
+    The targets follow five times faster.                                       --tau 0.001
+    No weight decay on Q.                                             --critic-weight-decay 0.01
+    The noise is larger at first and gone by half of the run; the learning rates then fall to 0.
+        --noise-sigma 0.2 --noise-final 1 --learning-rate-decay-start 1
+    The first update comes after 1,000 steps.                                   --learning-starts 1
+    In y, Q′ counts for nothing after a terminal state (but does after a time limit), and actions
+        are clipped to their bounds. The paper writes neither.
+
+Examples
+    python ddpg_continuous.py --env-id Pendulum-v1
+    python ddpg_continuous.py --env-id LunarLanderContinuous-v3 --total-timesteps 300000
+    python ddpg_continuous.py --resume runs/RUN
+    python ddpg_continuous.py --play runs/RUN --capture-video
+    python ddpg_continuous.py --no-normalize-observations --action-layer 2 --tau 0.001
+        --critic-weight-decay 0.01 --noise-sigma 0.2 --noise-final 1
+        --learning-rate-decay-start 1 --learning-starts 1        (the paper's setting)
 """
 
 import argparse
@@ -96,11 +115,11 @@ class Args:
     wandb_project_name: str = "minimal-rl"  # W&B project
     wandb_entity: str | None = None  # W&B user or team
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"  # auto: CUDA if there is one, or CPU
-    compile: bool = True  # compile the update to one graph (a C++ compiler, some 10 s, once)
+    compile: bool = True  # the update into one graph: needs a C++ compiler, and time at the start
 
     actor_learning_rate: float = 1e-4  # Adam's for μ
     critic_learning_rate: float = 1e-3  # Adam's for Q
-    learning_rate_decay_start: float = 0.5  # share of the run, then both rates fall linearly to 0
+    learning_rate_decay_start: float = 0.5  # share of the run after which both rates fall to 0
     critic_weight_decay: float = 0.0  # L2 penalty on θQ
     gamma: float = 0.99  # discount factor γ
     tau: float = 0.005  # target update τ: share of the new weights at each step
@@ -115,32 +134,37 @@ class Args:
     noise_theta: float = 0.15  # OU: pull to the mean, θ
     noise_sigma: float = 0.5  # OU or Gaussian: scale σ, where actions lie in [−1, 1]
     noise_dt: float = 1.0  # OU: time step dt
-    noise_decay_end: float = 0.5  # share of the run, by then the noise has shrunk linearly
-    noise_final: float = 0.0  # to this share of its first scale
+    noise_decay_end: float = 0.5  # share of the run over which the noise shrinks, linearly
+    noise_final: float = 0.0  # what it shrinks to, as a share of its first scale
 
     def __post_init__(self) -> None:
-        require_common(self)
-        for name in ("actor_learning_rate", "critic_learning_rate", "noise_dt"):
-            value = getattr(self, name)
-            require(0 < value < np.inf, flag(name), value, "positive and finite")
-        for name in ("critic_weight_decay", "noise_theta", "noise_sigma"):
-            value = getattr(self, name)
-            require(0 <= value < np.inf, flag(name), value, "0 or more, and finite")
+        require_common(self)  # defined, as require and flag are, in the harness below
+        positive = ("actor_learning_rate", "critic_learning_rate", "noise_dt")
+        not_negative = ("critic_weight_decay", "noise_theta", "noise_sigma")
         shares = ("gamma", "tau", "learning_rate_decay_start", "noise_decay_end", "noise_final")
-        for name in shares:
-            require(0 <= getattr(self, name) <= 1, flag(name), getattr(self, name), "in [0, 1]")
-        for name in ("batch_size", "buffer_size", "learning_starts"):
-            require(getattr(self, name) >= 1, flag(name), getattr(self, name), "1 or more")
-        require(min(self.hidden_sizes) >= 1, "--hidden-sizes", self.hidden_sizes, "1 or more each")
-        learns = self.learning_starts <= self.total_timesteps
-        limit = f"at most --total-timesteps {self.total_timesteps}"
-        require(learns, "--learning-starts", self.learning_starts, limit)
-        fits = self.batch_size <= self.buffer_size
-        require(fits, "--batch-size", self.batch_size, f"at most --buffer-size {self.buffer_size}")
-        normalizable = self.batch_size >= 2 or not self.batch_norm
-        require(normalizable, "--batch-size", self.batch_size, "2 or more with --batch-norm")
-        stable = self.noise != "ou" or self.noise_theta * self.noise_dt < 2
-        require(stable, "--noise-theta", self.noise_theta, "less than 2 / --noise-dt")
+        counts = ("batch_size", "buffer_size", "learning_starts")
+        for name, value in asdict(self).items():
+            if name in positive:
+                require(0 < value < np.inf, flag(name), value, "positive and finite")
+            elif name in not_negative:
+                require(0 <= value < np.inf, flag(name), value, "0 or more, and finite")
+            elif name in shares:
+                require(0 <= value <= 1, flag(name), value, "in [0, 1]")
+            elif name in counts:
+                require(value >= 1, flag(name), value, "1 or more")
+        steps, size, theta = self.total_timesteps, self.buffer_size, self.noise_theta
+        for holds, name, accepted in (
+            (min(self.hidden_sizes) >= 1, "hidden_sizes", "1 or more each"),
+            (
+                self.learning_starts <= steps,
+                "learning_starts",
+                f"at most --total-timesteps {steps}",
+            ),
+            (self.batch_size <= size, "batch_size", f"at most --buffer-size {size}"),
+            (self.batch_size >= 2 or not self.batch_norm, "batch_size", "2 or more: --batch-norm"),
+            (theta * self.noise_dt < 2, "noise_theta", "less than 2 / --noise-dt"),
+        ):
+            require(holds, flag(name), getattr(self, name), accepted)
 
 
 # Shapes: B batch, S observation size, A action size.
@@ -157,7 +181,7 @@ class Batch(NamedTuple):
 
 
 class ReplayBuffer:
-    """The last `size` transitions, in one array of (2S + A + 2) float32 numbers each.
+    """The last `size` transitions, each a row of 2S + A + 2 float32 numbers in one array.
 
     The memory is reserved at once, but the system hands out a page only when it is written.
     """
@@ -196,12 +220,17 @@ class ReplayBuffer:
 
 
 class RunningNormalizer:
-    """Shift and scale observations to mean 0 and variance 1 over all that were seen so far."""
+    """Shift and scale observations to mean 0 and variance 1 over all that were seen so far.
+
+    The replay buffer holds them as they came; each use takes the statistics of its moment.
+    """
 
     def __init__(self, size: int, device: torch.device) -> None:
-        self.count, self.mean, self.square = 0, np.zeros(size), np.zeros(size)  # Σ (s − mean)²
+        self.count = 0
+        self.mean = np.zeros(size)
+        self.square = np.zeros(size)  # Σ (s − mean)²
         self.shift = torch.zeros(size, device=device)  # the mean, for the networks
-        self.scale = torch.ones(size, device=device)  # 1 / standard deviation
+        self.inverse_std = torch.ones(size, device=device)
 
     def update(self, observation: np.ndarray) -> None:
         """Take one observation [S] into account (Welford 1962)."""
@@ -209,24 +238,28 @@ class RunningNormalizer:
         deviation = observation - self.mean
         self.mean += deviation / self.count
         self.square += deviation * (observation - self.mean)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Hand the statistics over to the networks."""
         self.shift.copy_(torch.from_numpy(self.mean))
-        self.scale.copy_(torch.from_numpy((self.square / self.count + 1e-8) ** -0.5))
+        self.inverse_std.copy_(torch.from_numpy((self.square / self.count + 1e-8) ** -0.5))
 
     def __call__(self, observation: Tensor) -> Tensor:
         """[B, S] → [B, S], clipped to 10 standard deviations."""
-        return ((observation - self.shift) * self.scale).clamp(-10.0, 10.0)
+        return ((observation - self.shift) * self.inverse_std).clamp(-10.0, 10.0)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the statistics."""
-        arrays = {name: torch.from_numpy(getattr(self, name)) for name in ("mean", "square")}
-        return arrays | {"count": self.count, "shift": self.shift, "scale": self.scale}
+        statistics = {name: torch.from_numpy(getattr(self, name)) for name in ("mean", "square")}
+        return statistics | {"count": self.count}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what `state_dict` returned."""
         self.count = state["count"]
         self.mean[:], self.square[:] = state["mean"].numpy(), state["square"].numpy()
-        self.shift.copy_(state["shift"])
-        self.scale.copy_(state["scale"])
+        if self.count:
+            self.refresh()
 
 
 def linear(inputs: int, outputs: int, bound: float | None = None) -> nn.Linear:
@@ -330,8 +363,9 @@ class Noise:
     """The random process 𝒩 of Algorithm 1, in units where actions lie in [−1, 1].
 
     Ornstein-Uhlenbeck: x ← x − θ x dt + σ √dt ε, ε ~ N(0, 1), from x = 0 at the start of an
-    episode. The paper gives no dt; with dt = 1 the noise forgets itself in about 1/θ ≈ 7 steps, and
-    its standard deviation settles at σ/√(2θ − θ²) ≈ 1.9 σ. Gaussian: x = σ ε. None: x = 0.
+    episode. The paper gives no dt; with dt = 1 the noise forgets itself in −1/ln(1−θ) ≈ 6
+    steps, and its standard deviation settles at σ/√(2θ − θ²) ≈ 1.9 σ. Gaussian: x = σ ε. None:
+    x = 0.
     """
 
     def __init__(self, args: Args, size: int) -> None:
@@ -358,9 +392,10 @@ class Noise:
 
 
 @torch.no_grad()
-def follow(target: nn.Module, network: nn.Module, tau: float) -> None:
+def soft_update(target: nn.Module, network: nn.Module, tau: float) -> None:
     """θ′ ← τ θ + (1−τ) θ′, for weights and for batch normalisation's running averages alike."""
-    olds, news = (chain(net.parameters(), net.buffers()) for net in (target, network))
+    olds = chain(target.parameters(), target.buffers())
+    news = chain(network.parameters(), network.buffers())
     for old, new in zip(olds, news):
         if old.is_floating_point():  # not batch normalisation's counter
             old.lerp_(new, tau)
@@ -394,7 +429,7 @@ def select_device(name: str) -> torch.device:
 
 
 def check_spaces(env: gym.Env, env_id: str) -> tuple[int, int]:
-    """Return the sizes S and A of flat, bounded spaces; UsageError for any others."""
+    """Return S and A; UsageError unless observations are a Box (S,), actions a bounded Box."""
     s, a = env.observation_space, env.action_space
     flat = isinstance(s, gym.spaces.Box) and len(s.shape) == 1
     require(flat, f"--env-id {env_id}: observations in", s, "a Box of shape (S,)")
@@ -408,7 +443,7 @@ class Agent:
     """DDPG: the networks and their targets, their optimisers, the replay buffer, the noise.
 
     Attributes: episode, timestep (episodes finished and environment steps done so far).
-    Raises UsageError for spaces that are not flat boxes, and for a device that is not there.
+    Raises UsageError for spaces that `check_spaces` refuses and for a device that is not there.
     """
 
     def __init__(self, env: gym.Env, args: Args) -> None:
@@ -420,18 +455,18 @@ class Agent:
         torch.manual_seed(args.seed)  # the initial weights
         normalize = args.normalize_observations
         self.normalizer = RunningNormalizer(S, self.device) if normalize else nn.Identity()
-        self.actor = Actor(S, A, args.hidden_sizes, args.batch_norm).to(self.device)
-        self.critic = Critic(S, A, args.hidden_sizes, args.batch_norm, args.action_layer)
-        self.critic.to(self.device)
+        sizes = S, A, args.hidden_sizes, args.batch_norm
+        self.actor = Actor(*sizes).to(self.device)
+        self.critic = Critic(*sizes, args.action_layer).to(self.device)
         self.target_actor = copy.deepcopy(self.actor).requires_grad_(False).eval()
         self.target_critic = copy.deepcopy(self.critic).requires_grad_(False).eval()
         self.actor_optimizer = Adam(self.actor, args.actor_learning_rate)
-        self.critic_optimizer = Adam(
-            self.critic, args.critic_learning_rate, args.critic_weight_decay
-        )
+        decay = args.critic_weight_decay
+        self.critic_optimizer = Adam(self.critic, args.critic_learning_rate, decay)
         self.buffer = ReplayBuffer(args.buffer_size, S, A)
         self.noise = Noise(args, A)
-        self.update = compiled(self.update) if args.compile else self.update
+        if args.compile:
+            self.update = compiled(self.update)
 
     def reset(self, rng: np.random.Generator) -> None:
         """Start an episode, whose randomness comes from rng: initialise a random process 𝒩."""
@@ -454,14 +489,15 @@ class Agent:
         noise = self.noise.sample(self.rng, self.timestep)
         return np.clip(self.policy(observation) + noise, -1.0, 1.0)
 
-    def scale(self, action: np.ndarray) -> np.ndarray:
+    def to_bounds(self, action: np.ndarray) -> np.ndarray:
         """Map an action from [−1, 1] to the bounds and the shape of the environment's."""
         share = (action.reshape(self.low.shape) + 1) / 2
-        return (self.low + share * (self.high - self.low)).astype(self.low.dtype)
+        scaled = self.low + share * (self.high - self.low)
+        return np.clip(scaled, self.low, self.high).astype(self.low.dtype)  # rounding overshoots
 
     def act(self, observation: np.ndarray) -> np.ndarray:
         """Return the greedy action, for the environment."""
-        return self.scale(self.policy(observation))
+        return self.to_bounds(self.policy(observation))
 
     def remember(
         self, observation: Any, action: Any, reward: Any, next_observation: Any, terminated: bool
@@ -481,8 +517,8 @@ class Agent:
 
     def update(self, batch: Batch) -> Tensor:
         """Learn from a minibatch; return the losses of critic and actor and the mean Q, [3]."""
-        _, a, r, _, terminated = batch
-        s, s_next = self.normalizer(batch.observation), self.normalizer(batch.next_observation)
+        s, a, r, s_next, terminated = batch
+        s, s_next = self.normalizer(s), self.normalizer(s_next)
 
         with torch.no_grad():
             q_next = self.target_critic(s_next, self.target_actor(s_next))
@@ -491,17 +527,18 @@ class Agent:
         critic_loss = F.mse_loss(q, y)  # L = 1/N Σ (y − Q(s,a))²
         self.critic_optimizer.step(critic_loss)
 
-        actor_loss = -self.critic(s, self.actor(s)).mean()  # −J, whose gradient is the chain rule
+        actor_loss = -self.critic(
+            s, self.actor(s)
+        ).mean()  # −J; ∇a Q(s,a)|a=μ(s) ∇θμ μ(s) by autograd
         self.actor_optimizer.step(actor_loss)
 
-        follow(self.target_critic, self.critic, self.args.tau)  # θQ′ ← τ θQ + (1−τ) θQ′
-        follow(self.target_actor, self.actor, self.args.tau)  # θμ′ ← τ θμ + (1−τ) θμ′
+        soft_update(self.target_critic, self.critic, self.args.tau)  # θQ′ ← τ θQ + (1−τ) θQ′
+        soft_update(self.target_actor, self.actor, self.args.tau)  # θμ′ ← τ θμ + (1−τ) θμ′
         return torch.stack((critic_loss, actor_loss, q.mean())).detach()
 
     PARTS = (
-        *("normalizer", "actor", "critic", "target_actor", "target_critic"),
-        *("actor_optimizer", "critic_optimizer", "buffer"),
-    )
+        "normalizer actor critic target_actor target_critic actor_optimizer critic_optimizer buffer"
+    ).split()
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that a resumed run needs, as tensors, numbers and strings."""
@@ -516,22 +553,24 @@ class Agent:
 
 
 def train(env: gym.Env, agent: Agent, args: Args) -> Iterator[Episode]:
-    """Algorithm 1, until `args.total_timesteps`; yield each episode when it has ended."""
+    """Algorithm 1, for `args.total_timesteps`; yield each episode that has ended."""
     while agent.timestep < args.total_timesteps:  # for episode = 1, …, M
         rng = np.random.default_rng([args.seed, agent.episode])  # all of the episode's randomness
-        observation, _ = env.reset(seed=int(rng.integers(2**31)))  # receive s₁
         agent.reset(rng)  # initialise a random process 𝒩
+        observation, _ = env.reset(seed=int(rng.integers(2**31)))  # receive s₁
         return_, length, learned, ended = 0.0, 0, [], False
         while not ended and agent.timestep < args.total_timesteps:  # for t = 1, …, T
+            observation = np.array(observation)  # the environment may reuse its own
             action = agent.explore(observation)  # a = μ(s|θμ) + 𝒩
             require_finite(agent.timestep, action=action)
-            next_observation, reward, terminated, truncated, _ = env.step(agent.scale(action))
-            agent.remember(observation, action, reward, next_observation, terminated)
+            next_observation, reward, terminated, truncated, _ = env.step(agent.to_bounds(action))
             agent.timestep += 1
+            require_finite(agent.timestep, reward=reward, observation=next_observation)
+            agent.remember(observation, action, reward, next_observation, terminated)  # store in R
             if agent.timestep >= args.learning_starts:
                 agent.anneal()
-                batch = agent.buffer.sample(args.batch_size, rng, agent.device)
-                learned.append(agent.update(batch).tolist())
+                batch = agent.buffer.sample(args.batch_size, rng, agent.device)  # N transitions
+                learned.append(agent.update(batch).tolist())  # θQ, θμ, θQ′, θμ′
                 require_finite(agent.timestep, losses=learned[-1])
             return_ += float(reward)
             length += 1
@@ -549,10 +588,12 @@ def train(env: gym.Env, agent: Agent, args: Args) -> Iterator[Episode]:
 SCRIPT = Path(__file__).stem
 RECENT = 20  # episodes in the moving average of the progress bar and of the curve
 EVALUATION_SEED = 10_000  # evaluation episode i is reset with seed EVALUATION_SEED + i
-MAY_CHANGE = {  # what --resume and --play may be given anew; all else stays as the run began
-    *("total_timesteps", "device", "compile", "run_dir", "resume", "play", "eval_episodes"),
-    *("checkpoint_every", "capture_video", "track", "wandb_project_name", "wandb_entity"),
-}
+# What --resume and --play may be given anew; all else stays as the run began. Another
+# --total-timesteps stretches what is scheduled over the run, from here on.
+MAY_CHANGE = set(
+    "total_timesteps device compile run_dir resume play eval_episodes checkpoint_every "
+    "capture_video track wandb_project_name wandb_entity".split()
+)
 
 
 class UsageError(Exception):
@@ -567,7 +608,7 @@ def require(condition: bool, what: str, given: Any, accepted: str) -> None:
 
 def require_common(args: Any) -> None:
     """Check the arguments that every script has."""
-    require(args.seed >= 0, "--seed", args.seed, "0 or more")
+    require(0 <= args.seed < 2**32, "--seed", args.seed, "in [0, 2³²)")
     for name in ("total_timesteps", "eval_episodes", "checkpoint_every"):
         require(getattr(args, name) >= 1, flag(name), getattr(args, name), "1 or more")
     given = [flag(n) for n in ("run_dir", "resume", "play") if getattr(args, n) is not None]
@@ -669,10 +710,9 @@ def read_args(run_dir: Path) -> Args:
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise UsageError(f"{run_dir}: not a run ({path.name}: {error!r})") from error
     require(script == SCRIPT, str(run_dir), f"was made by {script}.py", f"a run of {SCRIPT}.py")
-    try:
-        return Args(**saved | {"run_dir": None, "resume": None, "play": None})
-    except TypeError as error:
-        raise UsageError(f"{path}: of another version of {SCRIPT}.py ({error})") from error
+    same = saved.keys() == {field.name for field in fields(Args)}
+    require(same, str(path), "has other arguments", f"of this version of {SCRIPT}.py")
+    return Args(**saved | {"run_dir": None, "resume": None, "play": None})
 
 
 def parse_args(argv: Sequence[str] | None) -> Args:
@@ -684,9 +724,10 @@ def parse_args(argv: Sequence[str] | None) -> Args:
     run_dir = folders.parse_known_args(argv)[0].run_dir
     saved = read_args(run_dir) if run_dir else Args()
     args = tyro.cli(Args, args=argv, description=__doc__, default=saved)
-    for name in {field.name for field in fields(Args)} - MAY_CHANGE if run_dir else ():
-        old, new = getattr(saved, name), getattr(args, name)
-        require(new == old, flag(name), new, f"{old}, as it is in {run_dir}, or left out")
+    if run_dir:
+        for name in (field.name for field in fields(Args) if field.name not in MAY_CHANGE):
+            old, new = getattr(saved, name), getattr(args, name)
+            require(new == old, flag(name), new, f"{old}, as it is in {run_dir}, or left out")
     return args
 
 
@@ -732,7 +773,7 @@ def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def append_csv(path: Path, row: dict[str, Any]) -> None:
-    """Add a row to a CSV file, on disk when this returns; the first row brings the header."""
+    """Add a row to a CSV file; no kill of this process loses it. The first brings the header."""
     with open(path, "a", newline="") as file:
         writer = csv.DictWriter(file, row, lineterminator="\n")
         if file.tell() == 0:
@@ -781,11 +822,12 @@ class Tracker:
             with self.going_on():
                 import wandb
 
+                name = "-".join(run_dir.resolve().parts[-2:])  # of the run; its id, to resume it
                 self.run = wandb.init(
                     project=args.wandb_project_name,
                     entity=args.wandb_entity,
-                    name=run_dir.name,
-                    id=run_dir.name,
+                    name=name,
+                    id=re.sub(r"[^\w.-]", "-", name),
                     resume="allow",
                     dir=run_dir.absolute(),
                     config=json.loads(json.dumps(asdict(args), default=str)),
@@ -806,14 +848,16 @@ class Tracker:
             with self.going_on():
                 self.run.log(values, step=timestep)
 
-    def finish(self, run_dir: Path) -> None:
-        """Log the pictures of the run and close."""
+    def finish(self, run_dir: Path, rows: list[dict[str, float]]) -> None:
+        """Log the evaluation and the videos, and close."""
         if self.run is not None:
             with self.going_on():
                 import wandb
 
                 for path in sorted(run_dir.glob("videos/*.mp4")):
                     self.run.log({path.stem: wandb.Video(str(path), format="mp4")})
+                if rows:
+                    self.run.summary["evaluation"] = np.mean([row["return"] for row in rows])
                 self.run.finish()
 
 
@@ -837,13 +881,12 @@ class StopRequest:
         print("\nstopping when this episode ends; once more stops now", file=sys.stderr)
 
 
-def run_training(env: gym.Env, agent: Agent, args: Args, run_dir: Path) -> bool:
+def run_training(env: gym.Env, agent: Agent, args: Args, run_dir: Path, tracker: Tracker) -> bool:
     """Train, log each episode, write checkpoints; return whether the run came to its end."""
     rows = rewind_csv(run_dir / "episodes.csv", agent.timestep)
     started = time.perf_counter() - (float(rows[-1]["seconds"]) if rows else 0.0)
     recent = deque((float(row["return"]) for row in rows), maxlen=RECENT)
     saved_at = agent.timestep
-    tracker = Tracker(args, run_dir)
     bar = tqdm(total=args.total_timesteps, initial=agent.timestep, unit="step", disable=None)
     with StopRequest() as stop, bar:
         for episode in train(env, agent, args):
@@ -863,23 +906,23 @@ def run_training(env: gym.Env, agent: Agent, args: Args, run_dir: Path) -> bool:
             if stop.made or agent.timestep - saved_at >= args.checkpoint_every:
                 save_checkpoint(agent, args, run_dir)
                 saved_at = agent.timestep
-            if stop.made:
-                break
+                if stop.made:
+                    break
         else:
             save_checkpoint(agent, args, run_dir)
             bar.update(agent.timestep - bar.n)
     plot_learning_curve(run_dir, f"{SCRIPT} on {args.env_id}, seed {args.seed}")
-    tracker.finish(run_dir)
-    return not stop.made
+    return agent.timestep >= args.total_timesteps
 
 
-def play(agent: Agent, args: Args, run_dir: Path) -> list[dict[str, float]]:
-    """Play greedy episodes of a finished or unfinished run; see `--play`."""
+def play(agent: Agent, args: Args, run_dir: Path, drawable: bool) -> list[dict[str, float]]:
+    """Play greedy episodes: to videos/ with --capture-video, or on the screen if there is one."""
     load_checkpoint(agent, args, run_dir)
     if args.capture_video:
         return record_videos(agent, args.env_id, run_dir / "videos", "play", args.eval_episodes)
     screen = sys.platform in ("darwin", "win32") or {"DISPLAY", "WAYLAND_DISPLAY"} & {*os.environ}
-    with contextlib.closing(make_env(args.env_id, "human" if screen else None)) as env:
+    mode = "human" if screen and drawable else None
+    with contextlib.closing(make_env(args.env_id, mode)) as env:
         return evaluate(agent, env, args.eval_episodes)
 
 
@@ -892,14 +935,20 @@ def report(rows: list[dict[str, float]]) -> None:
 
 def new_run_dir(args: Args) -> Path:
     """Make the folder of a new run; UsageError if it is taken."""
-    name = f"{args.env_id}__{SCRIPT}__{args.seed}__{time.strftime('%Y-%m-%d_%H-%M-%S')}"
-    run_dir = args.run_dir or Path("runs", re.sub(r"[^\w.-]", "-", name))
+    run_dir = args.run_dir
     try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        taken = any(run_dir.iterdir())
+        if run_dir is not None:
+            run_dir.mkdir(parents=True, exist_ok=True)
+            free = not any(run_dir.iterdir())
+            require(free, "--run-dir", run_dir, "a new or empty folder (or use --resume)")
+        while run_dir is None:
+            now = time.strftime("%Y-%m-%d_%H-%M-%S")
+            name = re.sub(r"[^\w.-]", "-", f"{args.env_id}__{SCRIPT}__{args.seed}__{now}")
+            with contextlib.suppress(FileExistsError):  # another run began in this second
+                Path("runs", name).mkdir(parents=True)
+                run_dir = Path("runs", name)
     except OSError as error:
-        raise UsageError(f"--run-dir {run_dir}: {error.strerror}") from error
-    require(not taken, "--run-dir", run_dir, "a new or empty folder (or use --resume)")
+        raise UsageError(f"--run-dir {args.run_dir or 'runs/'}: {error.strerror}") from error
     return run_dir
 
 
@@ -910,15 +959,19 @@ def run(args: Args) -> int:
     require(drawable or not args.capture_video, "--capture-video", "of " + args.env_id, "left out")
     agent = Agent(env, args)
     if args.play is not None:
-        report(play(agent, args, args.play))
+        report(play(agent, args, args.play, drawable))
         return 0
     run_dir = args.resume or new_run_dir(args)
     if (run_dir / "checkpoint.pt").exists():
         load_checkpoint(agent, args, run_dir)
+    done = f"at least the {agent.timestep} steps that are done"
+    require(args.total_timesteps >= agent.timestep, "--total-timesteps", args.total_timesteps, done)
     write_args(args, run_dir)
+    tracker = Tracker(args, run_dir)
     if args.capture_video and agent.timestep == 0:
         try_video(agent, args.env_id, run_dir / "videos", "before-training")
-    if not run_training(env, agent, args, run_dir):
+    if not run_training(env, agent, args, run_dir, tracker):
+        tracker.finish(run_dir, [])
         print(f"stopped after {agent.timestep} steps; go on with --resume {run_dir}")
         return 130
     if args.capture_video:
@@ -926,6 +979,7 @@ def run(args: Args) -> int:
     with contextlib.closing(make_env(args.env_id)) as evaluation_env:
         rows = evaluate(agent, evaluation_env, args.eval_episodes)
     write_csv(run_dir / "evaluation.csv", rows)
+    tracker.finish(run_dir, rows)
     print(f"saved in {run_dir}")
     report(rows)
     return 0

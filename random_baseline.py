@@ -120,8 +120,8 @@ def train(env: gym.Env, agent: Agent, args: Args) -> Iterator[Episode]:
     """Act until `args.total_timesteps`; yield each episode when it has ended."""
     while agent.timestep < args.total_timesteps:
         rng = np.random.default_rng([args.seed, agent.episode])  # all of the episode's randomness
-        observation, _ = env.reset(seed=int(rng.integers(2**31)))  # receive s₁
         agent.reset(rng)
+        observation, _ = env.reset(seed=int(rng.integers(2**31)))  # receive s₁
         return_, length, ended = 0.0, 0, False
         while not ended and agent.timestep < args.total_timesteps:
             action = agent.act(observation)  # a ~ Uniform(𝒜)
@@ -142,10 +142,12 @@ def train(env: gym.Env, agent: Agent, args: Args) -> Iterator[Episode]:
 SCRIPT = Path(__file__).stem
 RECENT = 20  # episodes in the moving average of the progress bar and of the curve
 EVALUATION_SEED = 10_000  # evaluation episode i is reset with seed EVALUATION_SEED + i
-MAY_CHANGE = {  # what --resume and --play may be given anew; all else stays as the run began
-    *("total_timesteps", "device", "compile", "run_dir", "resume", "play", "eval_episodes"),
-    *("checkpoint_every", "capture_video", "track", "wandb_project_name", "wandb_entity"),
-}
+# What --resume and --play may be given anew; all else stays as the run began. Another
+# --total-timesteps stretches what is scheduled over the run, from here on.
+MAY_CHANGE = set(
+    "total_timesteps device compile run_dir resume play eval_episodes checkpoint_every "
+    "capture_video track wandb_project_name wandb_entity".split()
+)
 
 
 class UsageError(Exception):
@@ -160,7 +162,7 @@ def require(condition: bool, what: str, given: Any, accepted: str) -> None:
 
 def require_common(args: Any) -> None:
     """Check the arguments that every script has."""
-    require(args.seed >= 0, "--seed", args.seed, "0 or more")
+    require(0 <= args.seed < 2**32, "--seed", args.seed, "in [0, 2³²)")
     for name in ("total_timesteps", "eval_episodes", "checkpoint_every"):
         require(getattr(args, name) >= 1, flag(name), getattr(args, name), "1 or more")
     given = [flag(n) for n in ("run_dir", "resume", "play") if getattr(args, n) is not None]
@@ -262,10 +264,9 @@ def read_args(run_dir: Path) -> Args:
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise UsageError(f"{run_dir}: not a run ({path.name}: {error!r})") from error
     require(script == SCRIPT, str(run_dir), f"was made by {script}.py", f"a run of {SCRIPT}.py")
-    try:
-        return Args(**saved | {"run_dir": None, "resume": None, "play": None})
-    except TypeError as error:
-        raise UsageError(f"{path}: of another version of {SCRIPT}.py ({error})") from error
+    same = saved.keys() == {field.name for field in fields(Args)}
+    require(same, str(path), "has other arguments", f"of this version of {SCRIPT}.py")
+    return Args(**saved | {"run_dir": None, "resume": None, "play": None})
 
 
 def parse_args(argv: Sequence[str] | None) -> Args:
@@ -277,9 +278,10 @@ def parse_args(argv: Sequence[str] | None) -> Args:
     run_dir = folders.parse_known_args(argv)[0].run_dir
     saved = read_args(run_dir) if run_dir else Args()
     args = tyro.cli(Args, args=argv, description=__doc__, default=saved)
-    for name in {field.name for field in fields(Args)} - MAY_CHANGE if run_dir else ():
-        old, new = getattr(saved, name), getattr(args, name)
-        require(new == old, flag(name), new, f"{old}, as it is in {run_dir}, or left out")
+    if run_dir:
+        for name in (field.name for field in fields(Args) if field.name not in MAY_CHANGE):
+            old, new = getattr(saved, name), getattr(args, name)
+            require(new == old, flag(name), new, f"{old}, as it is in {run_dir}, or left out")
     return args
 
 
@@ -325,7 +327,7 @@ def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def append_csv(path: Path, row: dict[str, Any]) -> None:
-    """Add a row to a CSV file, on disk when this returns; the first row brings the header."""
+    """Add a row to a CSV file; no kill of this process loses it. The first brings the header."""
     with open(path, "a", newline="") as file:
         writer = csv.DictWriter(file, row, lineterminator="\n")
         if file.tell() == 0:
@@ -374,11 +376,12 @@ class Tracker:
             with self.going_on():
                 import wandb
 
+                name = "-".join(run_dir.resolve().parts[-2:])  # of the run; its id, to resume it
                 self.run = wandb.init(
                     project=args.wandb_project_name,
                     entity=args.wandb_entity,
-                    name=run_dir.name,
-                    id=run_dir.name,
+                    name=name,
+                    id=re.sub(r"[^\w.-]", "-", name),
                     resume="allow",
                     dir=run_dir.absolute(),
                     config=json.loads(json.dumps(asdict(args), default=str)),
@@ -399,14 +402,16 @@ class Tracker:
             with self.going_on():
                 self.run.log(values, step=timestep)
 
-    def finish(self, run_dir: Path) -> None:
-        """Log the pictures of the run and close."""
+    def finish(self, run_dir: Path, rows: list[dict[str, float]]) -> None:
+        """Log the evaluation and the videos, and close."""
         if self.run is not None:
             with self.going_on():
                 import wandb
 
                 for path in sorted(run_dir.glob("videos/*.mp4")):
                     self.run.log({path.stem: wandb.Video(str(path), format="mp4")})
+                if rows:
+                    self.run.summary["evaluation"] = np.mean([row["return"] for row in rows])
                 self.run.finish()
 
 
@@ -430,13 +435,12 @@ class StopRequest:
         print("\nstopping when this episode ends; once more stops now", file=sys.stderr)
 
 
-def run_training(env: gym.Env, agent: Agent, args: Args, run_dir: Path) -> bool:
+def run_training(env: gym.Env, agent: Agent, args: Args, run_dir: Path, tracker: Tracker) -> bool:
     """Train, log each episode, write checkpoints; return whether the run came to its end."""
     rows = rewind_csv(run_dir / "episodes.csv", agent.timestep)
     started = time.perf_counter() - (float(rows[-1]["seconds"]) if rows else 0.0)
     recent = deque((float(row["return"]) for row in rows), maxlen=RECENT)
     saved_at = agent.timestep
-    tracker = Tracker(args, run_dir)
     bar = tqdm(total=args.total_timesteps, initial=agent.timestep, unit="step", disable=None)
     with StopRequest() as stop, bar:
         for episode in train(env, agent, args):
@@ -456,23 +460,23 @@ def run_training(env: gym.Env, agent: Agent, args: Args, run_dir: Path) -> bool:
             if stop.made or agent.timestep - saved_at >= args.checkpoint_every:
                 save_checkpoint(agent, args, run_dir)
                 saved_at = agent.timestep
-            if stop.made:
-                break
+                if stop.made:
+                    break
         else:
             save_checkpoint(agent, args, run_dir)
             bar.update(agent.timestep - bar.n)
     plot_learning_curve(run_dir, f"{SCRIPT} on {args.env_id}, seed {args.seed}")
-    tracker.finish(run_dir)
-    return not stop.made
+    return agent.timestep >= args.total_timesteps
 
 
-def play(agent: Agent, args: Args, run_dir: Path) -> list[dict[str, float]]:
-    """Play greedy episodes of a finished or unfinished run; see `--play`."""
+def play(agent: Agent, args: Args, run_dir: Path, drawable: bool) -> list[dict[str, float]]:
+    """Play greedy episodes: to videos/ with --capture-video, or on the screen if there is one."""
     load_checkpoint(agent, args, run_dir)
     if args.capture_video:
         return record_videos(agent, args.env_id, run_dir / "videos", "play", args.eval_episodes)
     screen = sys.platform in ("darwin", "win32") or {"DISPLAY", "WAYLAND_DISPLAY"} & {*os.environ}
-    with contextlib.closing(make_env(args.env_id, "human" if screen else None)) as env:
+    mode = "human" if screen and drawable else None
+    with contextlib.closing(make_env(args.env_id, mode)) as env:
         return evaluate(agent, env, args.eval_episodes)
 
 
@@ -485,14 +489,20 @@ def report(rows: list[dict[str, float]]) -> None:
 
 def new_run_dir(args: Args) -> Path:
     """Make the folder of a new run; UsageError if it is taken."""
-    name = f"{args.env_id}__{SCRIPT}__{args.seed}__{time.strftime('%Y-%m-%d_%H-%M-%S')}"
-    run_dir = args.run_dir or Path("runs", re.sub(r"[^\w.-]", "-", name))
+    run_dir = args.run_dir
     try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        taken = any(run_dir.iterdir())
+        if run_dir is not None:
+            run_dir.mkdir(parents=True, exist_ok=True)
+            free = not any(run_dir.iterdir())
+            require(free, "--run-dir", run_dir, "a new or empty folder (or use --resume)")
+        while run_dir is None:
+            now = time.strftime("%Y-%m-%d_%H-%M-%S")
+            name = re.sub(r"[^\w.-]", "-", f"{args.env_id}__{SCRIPT}__{args.seed}__{now}")
+            with contextlib.suppress(FileExistsError):  # another run began in this second
+                Path("runs", name).mkdir(parents=True)
+                run_dir = Path("runs", name)
     except OSError as error:
-        raise UsageError(f"--run-dir {run_dir}: {error.strerror}") from error
-    require(not taken, "--run-dir", run_dir, "a new or empty folder (or use --resume)")
+        raise UsageError(f"--run-dir {args.run_dir or 'runs/'}: {error.strerror}") from error
     return run_dir
 
 
@@ -503,15 +513,19 @@ def run(args: Args) -> int:
     require(drawable or not args.capture_video, "--capture-video", "of " + args.env_id, "left out")
     agent = Agent(env, args)
     if args.play is not None:
-        report(play(agent, args, args.play))
+        report(play(agent, args, args.play, drawable))
         return 0
     run_dir = args.resume or new_run_dir(args)
     if (run_dir / "checkpoint.pt").exists():
         load_checkpoint(agent, args, run_dir)
+    done = f"at least the {agent.timestep} steps that are done"
+    require(args.total_timesteps >= agent.timestep, "--total-timesteps", args.total_timesteps, done)
     write_args(args, run_dir)
+    tracker = Tracker(args, run_dir)
     if args.capture_video and agent.timestep == 0:
         try_video(agent, args.env_id, run_dir / "videos", "before-training")
-    if not run_training(env, agent, args, run_dir):
+    if not run_training(env, agent, args, run_dir, tracker):
+        tracker.finish(run_dir, [])
         print(f"stopped after {agent.timestep} steps; go on with --resume {run_dir}")
         return 130
     if args.capture_video:
@@ -519,6 +533,7 @@ def run(args: Args) -> int:
     with contextlib.closing(make_env(args.env_id)) as evaluation_env:
         rows = evaluate(agent, evaluation_env, args.eval_episodes)
     write_csv(run_dir / "evaluation.csv", rows)
+    tracker.finish(run_dir, rows)
     print(f"saved in {run_dir}")
     report(rows)
     return 0

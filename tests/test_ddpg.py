@@ -287,9 +287,12 @@ def test_actions_meet_asymmetric_bounds_of_any_shape():
     env = gym.make("tests.environments:Asymmetric-v0")
     low, high = env.action_space.low, env.action_space.high
     agent = ddpg.Agent(env, ddpg.Args(compile=False, hidden_sizes=(4, 4)))
-    np.testing.assert_array_equal(agent.scale(-np.ones(6)), low)
-    np.testing.assert_array_equal(agent.scale(np.ones(6)), high)
-    np.testing.assert_allclose(agent.scale(np.zeros(6)), (low + high) / 2)
+    np.testing.assert_array_equal(agent.to_bounds(-np.ones(6)), low)
+    np.testing.assert_array_equal(agent.to_bounds(np.ones(6)), high)
+    np.testing.assert_allclose(agent.to_bounds(np.zeros(6)), (low + high) / 2)
+    agent.low, agent.high = np.float32([-0.3, -0.1]), np.float32([0.9, 0.7])  # round upwards
+    assert (agent.to_bounds(np.ones(2)) <= agent.high).all()
+    agent = ddpg.Agent(env, ddpg.Args(compile=False, hidden_sizes=(4, 4)))
     observation, _ = env.reset(seed=0)
     assert env.action_space.contains(agent.act(observation))
     flags = ("--env-id", env.spec.id, "--total-timesteps", 60, "--learning-starts", 30)
