@@ -170,16 +170,6 @@ class Args:
 # Shapes: B batch, S observation size, A action size.
 
 
-class Batch(NamedTuple):
-    """Transitions, as float32 tensors."""
-
-    observation: Tensor  # [B, S]
-    action: Tensor  # [B, A]
-    reward: Tensor  # [B]
-    next_observation: Tensor  # [B, S]
-    terminated: Tensor  # [B], 1 where the episode ended in a terminal state, else 0
-
-
 class ReplayBuffer:
     """The last `size` transitions, each a row of 2S + A + 2 float32 numbers in one array.
 
@@ -202,12 +192,15 @@ class ReplayBuffer:
         np.concatenate((observation, action, (reward,), next_observation, (terminated,)), out=row)
         self.count += 1
 
-    def sample(self, batch_size: int, rng: np.random.Generator, device: torch.device) -> Batch:
-        """Draw transitions uniformly, with replacement."""
-        rows = self.rows[rng.integers(len(self), size=batch_size)]
-        columns = torch.from_numpy(rows).to(device).split(self.widths, dim=1)
-        observation, action, reward, next_observation, terminated = columns
-        return Batch(observation, action, reward[:, 0], next_observation, terminated[:, 0])
+    def sample(self, batch_size: int, rng: np.random.Generator) -> Tensor:
+        """Draw transitions uniformly, with replacement: rows [B, 2S + A + 2]."""
+        return torch.from_numpy(self.rows[rng.integers(len(self), size=batch_size)])
+
+    def columns(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Return observation [B, S], action [B, A], reward [B], next_observation [B, S] and
+        terminated [B], which is 1 where the episode ended in a terminal state and else 0."""
+        observation, action, reward, next_observation, terminated = rows.split(self.widths, dim=1)
+        return observation, action, reward[:, 0], next_observation, terminated[:, 0]
 
     def state_dict(self) -> dict[str, Any]:
         """Return the transitions and how many there have been."""
@@ -515,9 +508,9 @@ class Agent:
         self.actor_optimizer.learning_rate.fill_(share * args.actor_learning_rate)
         self.critic_optimizer.learning_rate.fill_(share * args.critic_learning_rate)
 
-    def update(self, batch: Batch) -> Tensor:
-        """Learn from a minibatch; return the losses of critic and actor and the mean Q, [3]."""
-        s, a, r, s_next, terminated = batch
+    def update(self, batch: Tensor) -> Tensor:
+        """Learn from a minibatch of the buffer's rows; return both losses and the mean Q, [3]."""
+        s, a, r, s_next, terminated = self.buffer.columns(batch)
         s, s_next = self.normalizer(s), self.normalizer(s_next)
 
         with torch.no_grad():
@@ -569,8 +562,8 @@ def train(env: gym.Env, agent: Agent, args: Args) -> Iterator[Episode]:
             agent.remember(observation, action, reward, next_observation, terminated)  # store in R
             if agent.timestep >= args.learning_starts:
                 agent.anneal()
-                batch = agent.buffer.sample(args.batch_size, rng, agent.device)  # N transitions
-                learned.append(agent.update(batch).tolist())  # θQ, θμ, θQ′, θμ′
+                batch = agent.buffer.sample(args.batch_size, rng)  # N transitions from R
+                learned.append(agent.update(batch.to(agent.device)).tolist())  # θQ, θμ, θQ′, θμ′
                 require_finite(agent.timestep, losses=learned[-1])
             return_ += float(reward)
             length += 1

@@ -1,4 +1,5 @@
-"""Run a script over seeds, two processes at a time, and write one CSV row a seed.
+"""Run a script over seeds, two processes at a time; write results/NAME.csv, a row a seed, and
+results/NAME_episodes.csv, a row a training episode.
 
     python benchmarks/learning.py --env-id Pendulum-v1 --total-timesteps 20000 --seeds 11 20
 
@@ -34,6 +35,21 @@ class Args:
     name: str | None = None  # of the folder under runs/ and of the CSV (default: ENV_STEPS)
 
 
+def write_csv(path: Path, rows: list[dict]) -> None:
+    """Write rows, all with the same keys, as a CSV file."""
+    path.parent.mkdir(exist_ok=True)
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """Return the rows of a CSV file."""
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def run_seed(args: Args, name: str, flags: list[str], seed: int) -> dict[str, float]:
     """Train one seed to its end, or go on with it; return its row of the CSV."""
     run_dir = ROOT / "runs" / name / str(seed)
@@ -46,10 +62,8 @@ def run_seed(args: Args, name: str, flags: list[str], seed: int) -> dict[str, fl
             command += ["--total-timesteps", str(args.total_timesteps)]
             command += ["--eval-episodes", str(args.eval_episodes), *flags]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    with open(run_dir / "evaluation.csv") as file:
-        evaluation = [float(row["return"]) for row in csv.DictReader(file)]
-    with open(run_dir / "episodes.csv") as file:
-        episodes = list(csv.DictReader(file))
+    evaluation = [float(row["return"]) for row in read_csv(run_dir / "evaluation.csv")]
+    episodes = read_csv(run_dir / "episodes.csv")
     returns = [float(row["return"]) for row in episodes]
     used = json.loads((run_dir / "args.json").read_text())
     return {
@@ -73,17 +87,18 @@ def main() -> None:
     args = tyro.cli(Args, args=own, description=__doc__)
     name = args.name or f"{args.env_id}_{args.total_timesteps}"
     seeds = range(args.seeds[0], args.seeds[1] + 1)
-    rows = []
-    path = ROOT / "benchmarks" / "results" / f"{name}.csv"
-    path.parent.mkdir(exist_ok=True)
+    results, rows = ROOT / "benchmarks" / "results", []
     with ThreadPoolExecutor(args.jobs) as pool:
         for row in pool.map(partial(run_seed, args, name, flags), seeds):
             rows.append(row)
             print(*row.values(), sep="\t", flush=True)
-            with open(path, "w", newline="") as file:
-                writer = csv.DictWriter(file, row, lineterminator="\n")
-                writer.writeheader()
-                writer.writerows(rows)
+            write_csv(results / f"{name}.csv", rows)
+    episodes = [
+        {"seed": seed, "timestep": row["timestep"], "return": round(float(row["return"]), 3)}
+        for seed in seeds
+        for row in read_csv(ROOT / "runs" / name / str(seed) / "episodes.csv")
+    ]
+    write_csv(results / f"{name}_episodes.csv", episodes)
     means = np.array([row["evaluation_mean"] for row in rows])
     print(f"{name}: evaluation mean {means.mean():.1f}, lowest {means.min():.1f}, n {len(means)}")
 

@@ -246,7 +246,7 @@ def fill(agent: Any, transitions: int = 1000) -> Any:
     for _ in range(transitions):
         s, s_next, reward = rng.normal(size=3), rng.normal(size=3), rng.normal()
         agent.buffer.add(s, rng.uniform(-1, 1, size=1), reward, s_next, False)
-    return agent.buffer.sample(agent.args.batch_size, rng, agent.device)
+    return agent.buffer.sample(agent.args.batch_size, rng)
 
 
 Product = tuple[Tensor, Tensor, Tensor]  # factor, factor, result

@@ -25,15 +25,16 @@ def make_agent(**flags):
 
 
 def make_batch(size=6, seed=0):
+    """Return s, a, r, s_next, terminated in float64, and the rows that hold them."""
     rng = np.random.default_rng(seed)
-    columns = {
-        "observation": rng.normal(size=(size, 2)),
-        "action": rng.uniform(-1, 1, size=(size, 2)),
-        "reward": rng.normal(size=size),
-        "next_observation": rng.normal(size=(size, 2)),
-        "terminated": np.arange(size) % 3 == 0,
-    }
-    return ddpg.Batch(**{k: torch.tensor(v, dtype=torch.float32) for k, v in columns.items()})
+    s, s_next, a = (
+        rng.normal(size=(size, 2)),
+        rng.normal(size=(size, 2)),
+        rng.uniform(-1, 1, (size, 2)),
+    )
+    r, terminated = rng.normal(size=size), np.arange(size) % 3 == 0
+    rows = np.hstack((s, a, r[:, None], s_next, terminated[:, None])).astype(np.float32)
+    return (s, a, r, s_next, terminated), torch.tensor(rows)
 
 
 # The oracle: networks as lists of (weight, bias), in float64, differentiated by hand.
@@ -88,14 +89,13 @@ def test_update_against_numpy(action_layer, weight_decay):
         for net in (agent.target_actor, agent.target_critic):
             for parameter in net.parameters():
                 parameter.mul_(0.9)
-    batch = make_batch()
-    s, a, r, s_next, terminated = (column.double().numpy() for column in batch)
+    (s, a, r, s_next, terminated), batch = make_batch()
     actor, critic = layers(agent.actor), layers(agent.critic)
     target_actor, target_critic = layers(agent.target_actor), layers(agent.target_critic)
 
     a_next = np.tanh(forward(target_actor, s_next)[0])
     q_next = forward(target_critic, s_next, a_next, action_layer)[0][:, 0]
-    y = r + 0.99 * np.where(terminated == 1, 0, q_next)
+    y = r + 0.99 * np.where(terminated, 0, q_next)
     q, inputs = forward(critic, s, a, action_layer)
     critic_loss = np.mean((q[:, 0] - y) ** 2)
     gradients, _ = backward(critic, inputs, 2 * (q - y[:, None]) / len(y), action_layer, 2)
@@ -129,7 +129,7 @@ def test_update_against_numpy(action_layer, weight_decay):
 
 def test_update_leaves_no_gradients():
     agent = make_agent()
-    agent.update(make_batch())
+    agent.update(make_batch()[1])
     nets = (agent.actor, agent.critic, agent.target_actor, agent.target_critic)
     assert all(p.grad is None for net in nets for p in net.parameters())
 
@@ -141,7 +141,7 @@ def test_compiled_equals_eager(batch_norm):
     start = eager.state_dict()
     graph.load_state_dict(copy.deepcopy(start))
     for seed in range(5):
-        losses = [agent.update(make_batch(seed=seed)).numpy() for agent in (eager, graph)]
+        losses = [agent.update(make_batch(seed=seed)[1]).numpy() for agent in (eager, graph)]
         np.testing.assert_allclose(*losses, rtol=1e-4, atol=1e-5)
     for part in ("actor", "critic", "target_actor", "target_critic"):
         one, other = getattr(eager, part).state_dict(), getattr(graph, part).state_dict()
@@ -244,23 +244,23 @@ def test_buffer_wraps_around():
     for i in range(8):
         buffer.add([i, i + 0.5], [-i], 10 * i, [i + 1, i + 1.5], i % 2 == 0)
     assert len(buffer) == 5
-    batch = buffer.sample(500, np.random.default_rng(0), torch.device("cpu"))
-    assert [column.shape for column in batch] == [(500, 2), (500, 1), (500,), (500, 2), (500,)]
-    i = batch.observation[:, 0]
+    columns = buffer.columns(buffer.sample(500, np.random.default_rng(0)))
+    assert [column.shape for column in columns] == [(500, 2), (500, 1), (500,), (500, 2), (500,)]
+    observation, action, reward, next_observation, terminated = columns
+    i = observation[:, 0]
     assert set(i.tolist()) == {3, 4, 5, 6, 7}  # the last five, and each of them
-    torch.testing.assert_close(batch.observation[:, 1], i + 0.5)
-    torch.testing.assert_close(batch.action[:, 0], -i)
-    torch.testing.assert_close(batch.reward, 10 * i)
-    torch.testing.assert_close(batch.next_observation[:, 0], i + 1)
-    torch.testing.assert_close(batch.terminated, 1 - i % 2)
+    torch.testing.assert_close(observation[:, 1], i + 0.5)
+    torch.testing.assert_close(action[:, 0], -i)
+    torch.testing.assert_close(reward, 10 * i)
+    torch.testing.assert_close(next_observation[:, 0], i + 1)
+    torch.testing.assert_close(terminated, 1 - i % 2)
 
 
 def test_buffer_samples_uniformly():
     buffer = ddpg.ReplayBuffer(10, 1, 1)
     for i in range(10):
         buffer.add([i], [0], 0, [0], False)
-    batch = buffer.sample(20_000, np.random.default_rng(0), torch.device("cpu"))
-    counts = np.bincount(batch.observation[:, 0].int())
+    counts = np.bincount(buffer.sample(20_000, np.random.default_rng(0))[:, 0].int())
     assert ((counts - 2000) ** 2 / 2000).sum() < 27.9  # χ² with 9 degrees, p = 0.001
 
 
@@ -303,7 +303,7 @@ def test_soft_update_follows_running_averages():
     agent = make_agent(batch_norm=True, tau=0.25)
     target = agent.target_critic.norm0
     old_mean, old_var = target.running_mean.clone(), target.running_var.clone()
-    agent.update(make_batch())
+    agent.update(make_batch()[1])
     new = agent.critic.norm0
     assert not torch.equal(new.running_mean, old_mean)
     torch.testing.assert_close(target.running_mean, 0.25 * new.running_mean + 0.75 * old_mean)
@@ -312,7 +312,7 @@ def test_soft_update_follows_running_averages():
 
 def test_tau_one_copies():
     agent = make_agent(tau=1.0)
-    agent.update(make_batch())
+    agent.update(make_batch()[1])
     for new, old in zip(agent.critic.parameters(), agent.target_critic.parameters()):
         assert torch.equal(new, old)
 
