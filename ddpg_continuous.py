@@ -155,11 +155,7 @@ class Args:
         steps, size, theta = self.total_timesteps, self.buffer_size, self.noise_theta
         for holds, name, accepted in (
             (min(self.hidden_sizes) >= 1, "hidden_sizes", "1 or more each"),
-            (
-                self.learning_starts <= steps,
-                "learning_starts",
-                f"at most --total-timesteps {steps}",
-            ),
+            (self.learning_starts <= steps, "learning_starts", "at most --total-timesteps"),
             (self.batch_size <= size, "batch_size", f"at most --buffer-size {size}"),
             (self.batch_size >= 2 or not self.batch_norm, "batch_size", "2 or more: --batch-norm"),
             (theta * self.noise_dt < 2, "noise_theta", "less than 2 / --noise-dt"),
@@ -235,8 +231,9 @@ class RunningNormalizer:
 
     def refresh(self) -> None:
         """Hand the statistics over to the networks."""
-        self.shift.copy_(torch.from_numpy(self.mean))
-        self.inverse_std.copy_(torch.from_numpy((self.square / self.count + 1e-8) ** -0.5))
+        self.shift.copy_(torch.from_numpy(self.mean.astype(np.float32)))
+        inverse_std = (self.square / self.count + 1e-8) ** -0.5
+        self.inverse_std.copy_(torch.from_numpy(inverse_std.astype(np.float32)))
 
     def __call__(self, observation: Tensor) -> Tensor:
         """[B, S] → [B, S], clipped to 10 standard deviations."""
