@@ -432,7 +432,7 @@ def check_spaces(env: gym.Env, env_id: str) -> tuple[int, int]:
 class Agent:
     """DDPG: the networks and their targets, their optimisers, the replay buffer, the noise.
 
-    Attributes: episode, timestep (episodes finished and environment steps done so far).
+    Attributes: episode, timestep (episodes finished and environment steps taken so far).
     Raises UsageError for spaces that `check_spaces` refuses and for a device that is not there.
     """
 
@@ -517,9 +517,7 @@ class Agent:
         critic_loss = F.mse_loss(q, y)  # L = 1/N Σ (y − Q(s,a))²
         self.critic_optimizer.step(critic_loss)
 
-        actor_loss = -self.critic(
-            s, self.actor(s)
-        ).mean()  # −J; ∇a Q(s,a)|a=μ(s) ∇θμ μ(s) by autograd
+        actor_loss = -self.critic(s, self.actor(s)).mean()  # −J; autograd: ∇a Q|a=μ(s) ∇θμ μ(s)
         self.actor_optimizer.step(actor_loss)
 
         soft_update(self.target_critic, self.critic, self.args.tau)  # θQ′ ← τ θQ + (1−τ) θQ′
@@ -954,8 +952,8 @@ def run(args: Args) -> int:
     run_dir = args.resume or new_run_dir(args)
     if (run_dir / "checkpoint.pt").exists():
         load_checkpoint(agent, args, run_dir)
-    done = f"at least the {agent.timestep} steps that are done"
-    require(args.total_timesteps >= agent.timestep, "--total-timesteps", args.total_timesteps, done)
+    total, least = args.total_timesteps, f"at least {agent.timestep}, the steps so far"
+    require(total >= agent.timestep, "--total-timesteps", total, least)
     write_args(args, run_dir)
     tracker = Tracker(args, run_dir)
     if args.capture_video and agent.timestep == 0:

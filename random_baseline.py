@@ -91,7 +91,7 @@ class Args:
 class Agent:
     """What is remembered, which here is only how far the run has come.
 
-    Attributes: episode, timestep (episodes finished and environment steps done so far).
+    Attributes: episode, timestep (episodes finished and environment steps taken so far).
     """
 
     def __init__(self, env: gym.Env, args: Args) -> None:
@@ -518,8 +518,8 @@ def run(args: Args) -> int:
     run_dir = args.resume or new_run_dir(args)
     if (run_dir / "checkpoint.pt").exists():
         load_checkpoint(agent, args, run_dir)
-    done = f"at least the {agent.timestep} steps that are done"
-    require(args.total_timesteps >= agent.timestep, "--total-timesteps", args.total_timesteps, done)
+    total, least = args.total_timesteps, f"at least {agent.timestep}, the steps so far"
+    require(total >= agent.timestep, "--total-timesteps", total, least)
     write_args(args, run_dir)
     tracker = Tracker(args, run_dir)
     if args.capture_video and agent.timestep == 0:
