@@ -448,8 +448,10 @@ class Agent:
         sizes = S, A, args.hidden_sizes, args.batch_norm
         self.actor = Actor(*sizes).to(self.device)
         self.critic = Critic(*sizes, args.action_layer).to(self.device)
-        self.target_actor = copy.deepcopy(self.actor).requires_grad_(False).eval()
-        self.target_critic = copy.deepcopy(self.critic).requires_grad_(False).eval()
+        # All four stay in training mode, in which batch normalisation goes by the minibatch, the
+        # targets too: a y by running averages would not be the Q that is trained towards it.
+        self.target_actor = copy.deepcopy(self.actor).requires_grad_(False)
+        self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
         self.actor_optimizer = Adam(self.actor, args.actor_learning_rate)
         decay = args.critic_weight_decay
         self.critic_optimizer = Adam(self.critic, args.critic_learning_rate, decay)

@@ -301,13 +301,35 @@ def test_actions_meet_asymmetric_bounds_of_any_shape():
 
 def test_soft_update_follows_running_averages():
     agent = make_agent(batch_norm=True, tau=0.25)
-    target = agent.target_critic.norm0
-    old_mean, old_var = target.running_mean.clone(), target.running_var.clone()
-    agent.update(make_batch()[1])
-    new = agent.critic.norm0
-    assert not torch.equal(new.running_mean, old_mean)
-    torch.testing.assert_close(target.running_mean, 0.25 * new.running_mean + 0.75 * old_mean)
-    torch.testing.assert_close(target.running_var, 0.25 * new.running_var + 0.75 * old_var)
+    target, (_, _, _, s_next, _), batch = agent.target_critic.norm0, *make_batch()
+    old = 0.9 * target.running_mean + 0.1 * torch.tensor(s_next.mean(0))  # after its own batch
+    agent.update(batch)
+    new = agent.critic.norm0.running_mean
+    assert not torch.allclose(new, target.running_mean)
+    torch.testing.assert_close(target.running_mean, (0.25 * new + 0.75 * old).float())
+
+
+def test_targets_normalise_by_the_minibatch():
+    agent = make_agent(batch_norm=True, actor_learning_rate=1e-9, critic_learning_rate=1e-9)
+    (s, a, r, s_next, terminated), batch = make_batch()
+
+    def normal(x):  # gain and shift are 1 and 0 before training
+        return (x - x.mean(0)) / np.sqrt(x.var(0) + 1e-5)
+
+    def relu(x):
+        return np.maximum(x, 0)
+
+    def mu(s):
+        (w1, b1), (w2, b2), (w3, b3) = layers(agent.target_actor)
+        x = relu(normal(normal(s) @ w1.T + b1))
+        return np.tanh(relu(normal(x @ w2.T + b2)) @ w3.T + b3)
+
+    def q(net, s, a):
+        return forward(layers(net), normal(s), a, action_layer=1)[0][:, 0]
+
+    y = r + 0.99 * np.where(terminated, 0, q(agent.target_critic, s_next, mu(s_next)))
+    expected = np.mean((q(agent.critic, s, a) - y) ** 2)
+    assert agent.update(batch)[0].item() == pytest.approx(expected, rel=1e-4)
 
 
 def test_tau_one_copies():
@@ -363,9 +385,10 @@ def test_initial_weights():
 
 
 @pytest.mark.slow
-def test_it_learns_pendulum():
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_it_learns_pendulum(batch_norm):
     env = gym.make("Pendulum-v1")
-    args = ddpg.Args(total_timesteps=10_000)
+    args = ddpg.Args(total_timesteps=10_000, batch_norm=batch_norm)
     agent = ddpg.Agent(env, args)
     for _ in ddpg.train(env, agent, args):
         pass
