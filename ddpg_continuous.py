@@ -628,8 +628,10 @@ def make_env(env_id: str, render_mode: str | None = None) -> gym.Env:
         raise UsageError(f"--env-id {env_id}: {reason}") from error
 
 
-def evaluate(agent: Agent, env: gym.Env, episodes: int) -> list[dict[str, float]]:
-    """Play greedy episodes and return a row for each.
+def evaluate(
+    agent: Agent, env: gym.Env, episodes: int, traces: list[list[Any]] | None = None
+) -> list[dict[str, float]]:
+    """Play greedy episodes and return a row for each; add to traces, if given, what each observed.
 
     Episode i is reset with seed 10,000 + i in every script, whatever the seed of the run, so that
     agents, and other libraries, are compared on the same starts.
@@ -639,12 +641,16 @@ def evaluate(agent: Agent, env: gym.Env, episodes: int) -> list[dict[str, float]
         seed = EVALUATION_SEED + episode
         observation, _ = env.reset(seed=seed)
         agent.reset(np.random.default_rng([seed, 0]))
-        return_, length, ended = 0.0, 0, False
+        return_, length, ended, trace = 0.0, 0, False, [observation]
         while not ended:
             observation, reward, terminated, truncated, _ = env.step(agent.act(observation))
             return_ += float(reward)
             length += 1
             ended = terminated or truncated
+            if traces is not None:
+                trace.append(observation)
+        if traces is not None:
+            traces.append(trace)
         rows.append({"episode": episode, "seed": seed, "return": return_, "length": length})
     return rows
 
@@ -801,6 +807,23 @@ def plot_learning_curve(run_dir: Path, title: str) -> None:
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(run_dir / "learning_curve.png", dpi=120)
+
+
+def plot_traces(traces: list[list[Any]], env: gym.Env, path: Path) -> None:
+    """Draw a one-dimensional observation against time, a line an episode, over the band of it that
+    the environment names COMFORTABLE, if it does."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for trace in traces:
+        axes.plot(np.ravel(trace), color="tab:blue", alpha=0.5, linewidth=1)
+    if hasattr(env.unwrapped, "COMFORTABLE"):
+        axes.axhspan(*env.unwrapped.COMFORTABLE, color="tab:green", alpha=0.2, label="comfortable")
+        axes.legend()
+    axes.set(title=f"{len(traces)} greedy episodes", xlabel="step", ylabel="observation")
+    axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=120)
 
 
 class Tracker:
@@ -967,7 +990,10 @@ def run(args: Args) -> int:
     if args.capture_video:
         try_video(agent, args.env_id, run_dir / "videos", "after-training")
     with contextlib.closing(make_env(args.env_id)) as evaluation_env:
-        rows = evaluate(agent, evaluation_env, args.eval_episodes)
+        traces = [] if evaluation_env.observation_space.shape == (1,) else None
+        rows = evaluate(agent, evaluation_env, args.eval_episodes, traces)
+        if traces:
+            plot_traces(traces, evaluation_env, run_dir / "evaluation.png")
     write_csv(run_dir / "evaluation.csv", rows)
     tracker.finish(run_dir, rows)
     print(f"saved in {run_dir}")

@@ -17,6 +17,10 @@ SMALL = {  # flags that make a run short, and yet learn
         *("--no-compile", "--hidden-sizes", "16", "16", "--batch-size", "16"),
         *("--buffer-size", "1000", "--eval-episodes", "2"),
     ],
+    "dqn_shower": [
+        *("--env-id", "CartPole-v1", "--total-timesteps", "1200", "--learning-starts", "300"),
+        *("--hidden-sizes", "8", "8", "--buffer-size", "1000", "--eval-episodes", "2"),
+    ],
 }
 SCRIPTS = sorted(SMALL)
 

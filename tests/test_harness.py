@@ -133,7 +133,7 @@ def test_help_shows_the_algorithm_and_every_default(script, capsys):
     fields = re.findall(r"^    (\w+): .* = ", definitions(script)["Args"], re.M)
     for name in fields:
         assert "--" + name.replace("_", "-") in out
-    assert out.count("(default: ") >= len(fields)
+    assert out.count("(default:") >= len(fields)
 
 
 def test_play(script, tmp_path, capsys, monkeypatch):
@@ -293,6 +293,15 @@ NOT_ZERO = (
     *("--actor-learning-rate", "--critic-learning-rate", "--buffer-size", "--batch-size"),
     *("--learning-starts", "--noise-dt"),
 )
+NOT_NEGATIVE_DQN = (
+    *("--learning-rate", "--gamma", "--target-update", "--temperature", "--epsilon-start"),
+    *("--epsilon-end", "--epsilon-fraction", "--buffer-size", "--batch-size", "--learning-starts"),
+    "--learning-rate-decay-start",
+)
+NOT_ZERO_DQN = (
+    *("--learning-rate", "--target-update", "--temperature", "--buffer-size", "--batch-size"),
+    "--learning-starts",
+)
 WRONG_DDPG = [
     *[(["--env-id", f"tests.environments:{name}-v0"], "Box") for name in SPACES],
     *[([flag, "-1"], flag) for flag in NOT_NEGATIVE],
@@ -313,6 +322,25 @@ WRONG_DDPG = [
     (["--noise", "pink"], "pink"),
     (["--device", "tpu"], "tpu"),
     (["--action-layer", "3"], "3"),
+]
+WRONG_DQN = [
+    *[(["--env-id", f"tests.environments:{name}-v0"], "Box") for name in SPACES[:2]],
+    (["--env-id", "Pendulum-v1"], "Discrete"),
+    *[([flag, "-1"], f"{flag} -1") for flag in NOT_NEGATIVE_DQN],
+    *[([flag, "0"], f"{flag} 0") for flag in NOT_ZERO_DQN],
+    *[([flag, "nan"], flag) for flag in ("--learning-rate", "--target-update", "--temperature")],
+    (["--learning-rate", "inf"], "--learning-rate"),
+    (["--gamma", "1.01"], "--gamma 1.01"),
+    (["--target-update", "1.5"], "--target-update 1.5: must be in (0, 1), or a whole number"),
+    (["--target-update", "inf"], "--target-update"),
+    (["--epsilon-start", "0.1", "--epsilon-end", "0.2"], "--epsilon-end 0.2"),
+    (["--epsilon-start", "1.1"], "--epsilon-start"),
+    (["--epsilon-fraction", "1.1"], "--epsilon-fraction"),
+    (["--hidden-sizes", "0", "10"], "--hidden-sizes"),
+    (["--batch-size", "65", "--buffer-size", "64"], "--batch-size 65"),
+    (["--learning-starts", "3000"], "--learning-starts 3000"),
+    (["--exploration", "greedy"], "greedy"),
+    (["--device", "tpu"], "tpu"),
 ]
 
 
@@ -336,12 +364,18 @@ def test_wrong_input_ddpg(flags, named, capsys):
     check_usage_error("ddpg_continuous", ["--total-timesteps", "2000", *flags], named, capsys)
 
 
+@pytest.mark.parametrize(("flags", "named"), WRONG_DQN)
+def test_wrong_input_dqn(flags, named, capsys):
+    check_usage_error("dqn_shower", ["--total-timesteps", "2000", *flags], named, capsys)
+
+
+@pytest.mark.parametrize("script", ["ddpg_continuous", "dqn_shower"])
 @pytest.mark.parametrize("device", ["cuda", "mps"])
-def test_missing_device(device, capsys):
+def test_missing_device(script, device, capsys):
     there = {"cuda": torch.cuda.is_available(), "mps": torch.mps.is_available()}[device]
     if there:
         pytest.skip(f"{device} is there")
-    check_usage_error("ddpg_continuous", ["--device", device], f"--device {device}", capsys)
+    check_usage_error(script, ["--device", device], f"--device {device}", capsys)
 
 
 def test_run_dir_that_is_taken(script, tmp_path, capsys):
@@ -413,9 +447,13 @@ def test_nan_stops_and_keeps_the_last_good_checkpoint(tmp_path, capsys, monkeypa
     assert same_state(load(tmp_path / "run"), good)
 
 
-def test_nan_reward_stops_a_run(tmp_path, capsys):
-    flags = ["--env-id", "tests.environments:NanReward-v0", "--hidden-sizes", 4, 4, "--no-compile"]
-    flags += ["--learning-starts", 10, "--total-timesteps", 100, "--run-dir", "run"]
-    assert run_here("ddpg_continuous", *flags) == 1
+NAN_REWARD = {"ddpg_continuous": "NanReward", "dqn_shower": "NanRewardDiscrete"}
+
+
+@pytest.mark.parametrize("script", NAN_REWARD)
+def test_nan_reward_stops_a_run(script, tmp_path, capsys):
+    flags = ["--env-id", f"tests.environments:{NAN_REWARD[script]}-v0", "--hidden-sizes", 4, 4]
+    flags += ["--no-compile", "--learning-starts", 10, "--total-timesteps", 100]
+    assert run_here(script, *flags, "--run-dir", "run") == 1
     assert re.search("reward became nan at step 20", capsys.readouterr().err)
     assert not (tmp_path / "run" / "checkpoint.pt").exists()
