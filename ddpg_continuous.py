@@ -500,7 +500,7 @@ class Agent:
             self.normalizer.update(observation)
 
     def anneal(self) -> None:
-        """Let both learning rates fall to 0 at the end of the run."""
+        """Let both learning rates fall, linearly, to 0 at the end of the run."""
         args = self.args
         steps = (1 - args.learning_rate_decay_start) * args.total_timesteps
         share = min(1.0, (args.total_timesteps - self.timestep) / steps) if steps else 1.0
@@ -550,7 +550,7 @@ def train(env: gym.Env, agent: Agent, args: Args) -> Iterator[Episode]:
         observation, _ = env.reset(seed=int(rng.integers(2**31)))  # receive s₁
         return_, length, learned, ended = 0.0, 0, [], False
         while not ended and agent.timestep < args.total_timesteps:  # for t = 1, …, T
-            observation = np.array(observation)  # the environment may reuse its own
+            observation = np.array(observation)  # the environment may reuse its array
             action = agent.explore(observation)  # a = μ(s|θμ) + 𝒩
             require_finite(agent.timestep, action=action)
             next_observation, reward, terminated, truncated, _ = env.step(agent.to_bounds(action))

@@ -31,20 +31,25 @@ Algorithm 1
 Symbol → name in the code
     s, a, r, s′ → observation, action, reward, next_observation
     Q, Q̂        → q_network, target_network
+    θ, θ⁻       → q_network.parameters(), target_network.parameters()
     D, ε        → buffer, agent.epsilon()
-    γ, C        → args.gamma, args.target_update
+    γ, C or τ   → args.gamma, args.target_update
 
-Deviations from the paper, and the flags that undo each
-    Observations are vectors: no frames to stack, and rewards are not clipped. They are shifted and
-        scaled by their running mean and standard deviation.         --no-normalize-observations
+Deviations from the paper, and the flags that undo those that have one
+    Observations are vectors, with no frames to stack, and they are shifted and scaled by the
+        running mean and standard deviation of all seen so far, clipped to ±10.
+        --no-normalize-observations
+    Rewards are not clipped, and neither is the error: clipped, the rare terminal transitions,
+        whose error may be 100, would weigh no more than others, and with these defaults CartPole
+        is not learned.                                                                  --huber
     Actions are drawn from the softmax of Q (Boltzmann), not ε-greedily.
-                                                                   --exploration epsilon-greedy
-    Q̂ follows Q softly at each update, θ⁻ ← τ θ + (1−τ) θ⁻.              --target-update 10000
-    The error is not clipped to ±1: without it the rare terminal transitions, whose error may be
-        100, would weigh no more than any other.                                       --huber
-    Adam in place of RMSProp; its rate falls to 0 over the second half.
-                                                                  --learning-rate-decay-start 1
-    Two layers of 24 units, an update at every step, and none of the paper's other sizes.
+        --exploration epsilon-greedy
+    Q̂ follows Q softly at each update, θ⁻ ← τ θ + (1−τ) θ⁻.   --target-update 500 (the paper's C is
+        10,000, in a run of fifty million frames)
+    Adam in place of RMSProp. Its rate falls to 0 over the second half of the run.
+        --learning-rate-decay-start 1
+    Two layers of 24 units, an update at every step, a smaller memory, an earlier start; ε falls to
+        0.05, not 0.1, and is 0 in evaluation. γ and the minibatch are the paper's.
 
 Double Q-learning (van Hasselt et al. 2016, https://arxiv.org/abs/1509.06461) is --double:
     y = r + γ Q̂(s′, argmaxₐ′ Q(s′,a′;θ);θ⁻)
@@ -115,7 +120,7 @@ class Args:
     compile: bool = False  # the update into one graph: needs a C++ compiler, and time at the start
 
     learning_rate: float = 1e-3  # Adam's
-    learning_rate_decay_start: float = 0.5  # share of the run after which the rate falls to 0
+    learning_rate_decay_start: float = 0.5  # share of the run after which the rate falls, to 0
     gamma: float = 0.99  # discount factor γ
     target_update: float = 0.01  # below 1: τ of a soft update at each step; else C, in steps
     double: bool = False  # double Q-learning
@@ -126,28 +131,30 @@ class Args:
     buffer_size: int = 50_000  # replay memory size
     learning_starts: int = 100  # steps before the first update
     exploration: Literal["boltzmann", "epsilon-greedy"] = "boltzmann"  # how actions are drawn
-    temperature: float = 1.0  # Boltzmann: of the softmax
+    temperature: float = 1.0  # Boltzmann: that of softmax(Q/temperature)
     epsilon_start: float = 1.0  # ε-greedy: ε at first
     epsilon_end: float = 0.05  # ε-greedy: ε at last
     epsilon_fraction: float = 0.2  # ε-greedy: share of the run over which ε falls, linearly
 
     def __post_init__(self) -> None:
         require_common(self)  # defined, as require and flag are, in the harness below
-        shares = "learning_rate_decay_start gamma epsilon_start epsilon_end epsilon_fraction"
         for name in ("learning_rate", "temperature"):
             value = getattr(self, name)
             require(0 < value < np.inf, flag(name), value, "positive and finite")
-        for name in shares.split():
+        unit = "learning_rate_decay_start gamma epsilon_start epsilon_end epsilon_fraction"
+        for name in unit.split():
             require(0 <= getattr(self, name) <= 1, flag(name), getattr(self, name), "in [0, 1]")
         for name in ("batch_size", "buffer_size", "learning_starts"):
             require(getattr(self, name) >= 1, flag(name), getattr(self, name), "1 or more")
-        target, start, steps = self.target_update, self.epsilon_start, self.total_timesteps
-        whole = target >= 1 and target % 1 == 0
+        target, start = self.target_update, self.epsilon_start
+        steps, size = self.total_timesteps, self.buffer_size
+        right_kind = 0 < target < 1 or (target >= 1 and target % 1 == 0)
         for holds, name, accepted in (
-            (0 < target < 1 or whole, "target_update", "in (0, 1), or a whole number of steps"),
+            (right_kind, "target_update", "in (0, 1), or a whole number of steps"),
+            (target <= steps, "target_update", "at most --total-timesteps"),
             (min(self.hidden_sizes) >= 1, "hidden_sizes", "1 or more each"),
             (self.learning_starts <= steps, "learning_starts", "at most --total-timesteps"),
-            (self.batch_size <= self.buffer_size, "batch_size", f"at most {self.buffer_size}"),
+            (self.batch_size <= size, "batch_size", f"at most --buffer-size {size}"),
             (self.epsilon_end <= start, "epsilon_end", f"at most --epsilon-start {start}"),
         ):
             require(holds, flag(name), getattr(self, name), accepted)
@@ -196,7 +203,7 @@ class ShowerEnv(gym.Env):
         return np.array(self.temperatures[-1:], np.float32)
 
     def render(self) -> np.ndarray | str | None:
-        """Draw the temperatures so far over the comfortable band, and what they earned."""
+        """Draw the temperatures observed so far over the comfortable band, and the return."""
         if self.render_mode is None:
             gym.logger.warn("render() draws nothing: no render_mode was given to gymnasium.make")
             return None
@@ -245,11 +252,11 @@ class ShowerEnv(gym.Env):
             self.window = None
 
 
-if "Shower-v0" not in gym.registry:  # also as dqn_shower:Shower-v0, from elsewhere
+if "Shower-v0" not in gym.registry:  # not again as dqn_shower:Shower-v0
     gym.register("Shower-v0", f"{__name__}:ShowerEnv", max_episode_steps=60)
 
 
-# Shapes: B batch, S observation size, A number of actions.
+# Shapes: B batch, S observation size, A number of actions (in ReplayBuffer: numbers an action, 1).
 
 
 class ReplayBuffer:
@@ -399,7 +406,7 @@ def boltzmann(q: np.ndarray, temperature: float, rng: np.random.Generator) -> in
     """Draw an action with probability ∝ exp(Q/temperature), from q [A]."""
     weights = np.exp((q - q.max()) / temperature)  # the largest is 1: none overflows
     shares = weights.cumsum()
-    return int(np.searchsorted(shares, rng.random() * shares[-1]))
+    return int(shares.searchsorted(rng.random() * shares[-1]))
 
 
 @torch.no_grad()
@@ -510,7 +517,7 @@ class Agent:
             self.normalizer.update(observation)
 
     def anneal(self) -> None:
-        """Let the learning rate fall to 0 at the end of the run."""
+        """Let the learning rate fall, linearly, to 0 at the end of the run."""
         args = self.args
         steps = (1 - args.learning_rate_decay_start) * args.total_timesteps
         share = min(1.0, (args.total_timesteps - self.timestep) / steps) if steps else 1.0
@@ -524,11 +531,11 @@ class Agent:
 
         with torch.no_grad():
             q_next = self.target_network(s_next)  # Q̂(s′,·;θ⁻)
-            chosen = (self.q_network(s_next) if args.double else q_next).argmax(1, keepdim=True)
-            q_next = q_next.gather(1, chosen)[:, 0]  # maxₐ′ Q̂(s′,a′;θ⁻), unless --double
+            a_next = (self.q_network(s_next) if args.double else q_next).argmax(1, keepdim=True)
+            q_next = q_next.gather(1, a_next)[:, 0]  # Q̂(s′,a′;θ⁻)
             y = r + args.gamma * (1 - terminated) * q_next
         q = self.q_network(s).gather(1, a.long())[:, 0]  # Q(s,a;θ)
-        loss = F.huber_loss(q, y) if args.huber else F.mse_loss(q, y)  # (y − Q(s,a;θ))²
+        loss = F.huber_loss(q, y) if args.huber else F.mse_loss(q, y)
         self.optimizer.step(loss)
 
         if args.target_update < 1:
@@ -563,8 +570,8 @@ def train(env: gym.Env, agent: Agent, args: Args) -> Iterator[Episode]:
         observation, _ = env.reset(seed=int(rng.integers(2**31)))  # receive s
         return_, length, learned, ended = 0.0, 0, [], False
         while not ended and agent.timestep < args.total_timesteps:  # for t = 1, …, T
-            observation = np.array(observation)  # the environment may reuse its own
-            action = agent.explore(observation)  # random with probability ε, or argmaxₐ Q(s,a;θ)
+            observation = np.array(observation)  # the environment may reuse its array
+            action = agent.explore(observation)  # select a, at random by Q, or ε-greedily
             step = env.step(agent.first_action + action)  # execute a
             next_observation, reward, terminated, truncated, _ = step
             agent.timestep += 1
@@ -574,7 +581,7 @@ def train(env: gym.Env, agent: Agent, args: Args) -> Iterator[Episode]:
                 agent.anneal()
                 batch = agent.buffer.sample(args.batch_size, rng)  # a minibatch from D
                 learned.append(agent.update(batch.to(agent.device)).tolist())  # gradient step
-                require_finite(agent.timestep, loss=learned[-1])
+                require_finite(agent.timestep, loss_and_q=learned[-1])
                 agent.reset_target()  # every C steps Q̂ = Q
             return_ += float(reward)
             length += 1

@@ -16,6 +16,8 @@ PANELS = {  # file: (what dashed and dotted lines show)
     "MountainCarContinuous-v0_20000": {"RL Zoo, 300k steps": 93.5},
     "LunarLanderContinuous-v3_300000": {"solved": 200.0},
     "InvertedPendulum-v5_20000": {"highest possible": 1000.0},
+    "Shower-v0_5000": {"optimum": 414 / 7, "random": -35.27},
+    "CartPole-v1_50000": {"highest possible": 500.0, "random": 22.7},
 }
 WINDOW = 10  # episodes in the moving average
 
@@ -31,8 +33,8 @@ def read_curves(path: Path) -> dict[str, np.ndarray]:
 
 def main() -> None:
     """Draw a line a seed, the moving average of its training returns."""
-    figure = Figure(figsize=(10, 6), layout="constrained")
-    for axes, (name, lines) in zip(figure.subplots(2, 2).flat, PANELS.items()):
+    figure = Figure(figsize=(13, 6), layout="constrained")
+    for axes, (name, lines) in zip(figure.subplots(2, 3).flat, PANELS.items()):
         curves = read_curves(RESULTS / f"{name}_episodes.csv")
         for curve in curves.values():
             average = np.convolve(curve[:, 1], np.ones(WINDOW) / WINDOW, "valid")

@@ -1,15 +1,17 @@
-"""Speed and memory of ddpg_continuous.py, beside Stable-Baselines3's DDPG and beside a floor.
+"""Speed and memory of DDPG and DQN, beside those of Stable-Baselines3 and beside a floor.
 
 Everything runs on the CPU in one thread. Each measurement has a process of its own, so that
 imports, threads and memory of one do not touch another; what is compared takes turns, so that a
 noisy machine is noisy for all. Tables go to the output, progress to the error output.
 
-1, 2. Steps per second of training on Pendulum-v1 from the end of a warm-up on, compilation
-    excluded, with one update a step, and the peak memory of the process. Both sides: networks of
-    the same size (checked), the same batch size, a buffer of a million transitions, as many updates
-    in the timed window (checked), OU noise, denormals flushed, nothing logged. What differs is the
-    design: ours also normalises observations, its default; SB3 also wraps the environment in a
-    monitor and a vector of one.
+1, 2. Steps per second of training, DDPG on Pendulum-v1 and DQN on the shower, from the end of a
+    warm-up on, compilation excluded, with one update a step, and the peak memory of the process.
+    Both sides: networks of the same size (checked), the same batch size, a buffer of the same size,
+    as many updates in the timed window (checked), denormals flushed, nothing logged; for DDPG OU
+    noise, for DQN a soft update of the target at every step. What differs is the design: ours also
+    normalises observations, and draws DQN's actions from Boltzmann's distribution, its defaults;
+    SB3 explores ε-greedily (ε is 1 at first, so at first it saves the network's forward pass) and
+    wraps the environment in a monitor and a vector of one.
 3. An update against its floor, see `make_floor`.
 4. What compiling costs, and after how many steps it has paid for itself.
 
@@ -19,6 +21,7 @@ Linux or macOS. From the root of the repository:
 """
 
 import csv
+import importlib
 import importlib.metadata
 import os
 import platform
@@ -41,12 +44,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# ddpg_continuous, stable_baselines3 and tyro are imported where they are used, so that the memory
+# The scripts, stable_baselines3 and tyro are imported where they are used, so that the memory
 # of a process holds only what that process needs.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-ENV_ID = "Pendulum-v1"
-EPISODE = 200  # steps of every episode of Pendulum-v1
+SCRIPTS = {"DDPG": ("ddpg_continuous", "Pendulum-v1"), "DQN": ("dqn_shower", "Shower-v0")}
+EPISODES = 600  # steps, after which episodes of both environments (200 and 60 steps) end
 LEARNING_STARTS = 500  # steps before the first update
 WARM_UP = 600  # steps before the timed ones
 CALLS = 10  # updates timed together, 1/20 of --steps times
@@ -57,26 +60,28 @@ class Args:
     """The command line."""
 
     repeats: int = 5  # processes for each row of the first table, and for the compile times
-    steps: int = 2000  # timed environment steps in each, a multiple of 200
+    steps: int = 1800  # timed environment steps in each, a multiple of 600
     csv: Path | None = None  # where to write every single measurement
 
     def __post_init__(self) -> None:
-        if self.repeats < 1 or self.steps < EPISODE or self.steps % EPISODE:
-            sys.exit(f"--repeats must be 1 or more, --steps a multiple of {EPISODE}")
+        if self.repeats < 1 or self.steps < EPISODES or self.steps % EPISODES:
+            sys.exit(f"--repeats must be 1 or more, --steps a multiple of {EPISODES}")
 
 
 class Case(NamedTuple):
-    """The sizes to measure with."""
+    """What to measure, and with which sizes."""
 
+    algorithm: str
     hidden_sizes: tuple[int, int]
     batch_size: int
 
     def __str__(self) -> str:
-        return f"{self.hidden_sizes[0]}-{self.hidden_sizes[1]}, batch {self.batch_size}"
+        h1, h2 = self.hidden_sizes
+        return f"{self.algorithm} {h1}-{h2}, batch {self.batch_size}"
 
 
-TRAINING_CASES = (Case((400, 300), 64), Case((256, 256), 256))
-UPDATE_CASES = (*TRAINING_CASES, Case((24, 24), 32))
+CASES = (Case("DDPG", (400, 300), 64), Case("DDPG", (256, 256), 256), Case("DQN", (24, 24), 32))
+COMPILED_CASES = (CASES[0], CASES[2])  # the defaults
 
 
 class Run(NamedTuple):
@@ -164,47 +169,54 @@ class Counted:
         return self.function(*args)
 
 
-def make_agent(case: Case, compile: bool, **options: Any) -> tuple[Any, gym.Env]:
-    """Return our agent and its environment."""
-    import ddpg_continuous as ddpg
-
-    args = ddpg.Args(ENV_ID, device="cpu", compile=compile, **case._asdict(), **options)
-    env = ddpg.make_env(ENV_ID)
-    return ddpg.Agent(env, args), env
+def make_agent(case: Case, compile: bool, **options: Any) -> tuple[Any, gym.Env, Any]:
+    """Return our agent, its environment, and its script."""
+    name, env_id = SCRIPTS[case.algorithm]
+    script = importlib.import_module(name)
+    sizes = {"hidden_sizes": case.hidden_sizes, "batch_size": case.batch_size}
+    args = script.Args(env_id, device="cpu", compile=compile, **sizes, **options)
+    env = script.make_env(env_id)
+    return script.Agent(env, args), env, script
 
 
 def run_ours(case: Case, steps: int, compile: bool) -> Run:
     """Train our agent; its `train` yields after each episode."""
-    import ddpg_continuous as ddpg
-
     total = WARM_UP + steps
-    agent, env = make_agent(case, compile, learning_starts=LEARNING_STARTS, total_timesteps=total)
+    options = {"learning_starts": LEARNING_STARTS, "total_timesteps": total}
+    agent, env, script = make_agent(case, compile, **options)
     agent.update = Counted(agent.update)
     marks = []
-    for _ in ddpg.train(env, agent, agent.args):
+    for _ in script.train(env, agent, agent.args):
         if agent.timestep in (WARM_UP, total):
             marks.append((time.perf_counter(), agent.update.calls))
-    return end_run(marks, steps, agent.actor, agent.critic)
+    networks = (agent.actor, agent.critic) if case.algorithm == "DDPG" else (agent.q_network,)
+    return end_run(marks, steps, *networks)
 
 
 def run_sb3(case: Case, steps: int) -> Run:
     """Train SB3's agent; it calls `mark` after each step."""
-    from stable_baselines3 import DDPG
-    from stable_baselines3.common.noise import OrnsteinUhlenbeckActionNoise
+    common = {
+        "policy": "MlpPolicy",
+        "policy_kwargs": {"net_arch": list(case.hidden_sizes)},
+        "batch_size": case.batch_size,
+        "learning_starts": LEARNING_STARTS,
+        "train_freq": 1,
+        "gradient_steps": 1,
+        "seed": 1,
+        "device": "cpu",
+    }
+    if case.algorithm == "DDPG":
+        from stable_baselines3 import DDPG
+        from stable_baselines3.common.noise import OrnsteinUhlenbeckActionNoise
 
-    model = DDPG(
-        "MlpPolicy",
-        gym.make(ENV_ID),
-        policy_kwargs={"net_arch": list(case.hidden_sizes)},
-        batch_size=case.batch_size,
-        buffer_size=1_000_000,
-        learning_starts=LEARNING_STARTS,
-        train_freq=1,
-        gradient_steps=1,
-        action_noise=OrnsteinUhlenbeckActionNoise(np.zeros(1), np.full(1, 0.5), 0.15, dt=1.0),
-        seed=1,
-        device="cpu",
-    )
+        noise = OrnsteinUhlenbeckActionNoise(np.zeros(1), np.full(1, 0.5), 0.15, dt=1.0)
+        env = gym.make("Pendulum-v1")
+        model = DDPG(env=env, buffer_size=1_000_000, action_noise=noise, **common)
+    else:
+        from stable_baselines3 import DQN
+
+        soft = {"tau": 0.01, "target_update_interval": 1}
+        model = DQN(env=gym.make("dqn_shower:Shower-v0"), buffer_size=50_000, **soft, **common)
     total, marks = WARM_UP + steps, []
 
     def mark(*_: Any) -> bool:
@@ -213,7 +225,8 @@ def run_sb3(case: Case, steps: int) -> Run:
         return True
 
     model.learn(total, callback=mark, log_interval=total)  # in episodes: nothing is logged
-    return end_run(marks, steps, model.actor, model.critic)
+    networks = (model.actor, model.critic) if case.algorithm == "DDPG" else (model.q_net,)
+    return end_run(marks, steps, *networks)
 
 
 IMPLEMENTATIONS: dict[str, Callable[[Case, int], Run]] = {
@@ -225,7 +238,7 @@ IMPLEMENTATIONS: dict[str, Callable[[Case, int], Run]] = {
 
 def measure_training(args: Args, found: Measurements) -> None:
     """Train with each implementation in turn, and so on, --repeats times."""
-    for case in TRAINING_CASES:
+    for case in CASES:
         for repeat in range(args.repeats):
             runs = {}
             for name, implementation in IMPLEMENTATIONS.items():
@@ -243,9 +256,10 @@ def measure_training(args: Args, found: Measurements) -> None:
 def fill(agent: Any, transitions: int = 1000) -> Any:
     """Fill the replay buffer with random transitions; return a minibatch."""
     rng = np.random.default_rng(0)
+    S, A, *_ = agent.buffer.widths
     for _ in range(transitions):
-        s, s_next, reward = rng.normal(size=3), rng.normal(size=3), rng.normal()
-        agent.buffer.add(s, rng.uniform(-1, 1, size=1), reward, s_next, False)
+        s, s_next, reward = rng.normal(size=S), rng.normal(size=S), rng.normal()
+        agent.buffer.add(s, rng.integers(2, size=A), reward, s_next, False)
     return agent.buffer.sample(agent.args.batch_size, rng)
 
 
@@ -295,16 +309,19 @@ def adam_and_follow(p: Tensor, g: Tensor, m: Tensor, v: Tensor, target: Tensor) 
 def make_floor(S: int, A: int, case: Case) -> Callable[[], None]:
     """Return a function that does the work no implementation of an update can leave out.
 
-    That is the 28 matrix products, by `torch.mm` into memory set aside, with the weights lying as
-    `nn.Linear` has them, and one pass over parameters, gradients, both moments and targets, which
-    lie in five flat tensors: the least traffic there can be, in one compiled loop. The products
-    work on that same memory. Left out are biases, activations, losses and the normaliser.
+    That is the matrix products, 28 of DDPG and 11 of DQN, by `torch.mm` into memory set aside, with
+    the weights lying as `nn.Linear` has them, and one pass over parameters, gradients, both moments
+    and targets, which lie in five flat tensors: the least traffic there can be, in one compiled
+    loop. The products work on that same memory. Left out are biases, activations, losses and the
+    normaliser.
 
     It is a floor for calls from Python in one thread, not for the machine: a call of `torch.mm`, or
     of a compiled function, has a cost of its own, and small networks cost little else.
     """
     h1, h2 = case.hidden_sizes
-    shapes = [(h1, S), (h2, h1), (A, h2), (h1, S + A), (h2, h1), (1, h2)]  # of actor, of critic
+    shapes = [(h1, S), (h2, h1), (A, h2)]  # of the actor, or of DQN's network
+    if case.algorithm == "DDPG":
+        shapes += [(h1, S + A), (h2, h1), (1, h2)]  # of the critic
     sizes, biases = [rows * columns for rows, columns in shapes], sum(rows for rows, _ in shapes)
     flat = [0.1 * torch.rand(sum(sizes) + biases) for _ in range(5)]
 
@@ -313,20 +330,26 @@ def make_floor(S: int, A: int, case: Case) -> Callable[[], None]:
         views = [piece.view(shape) for piece, shape in zip(pieces, shapes)]
         return views[:3], views[3:]
 
-    (actor, critic), (actor_gradients, critic_gradients) = matrices(flat[0]), matrices(flat[1])
-    target_actor, target_critic = matrices(flat[4])
-    q, action, q_of_action = (forward(net, case.batch_size) for net in (critic, actor, critic))
-    products = [
-        *forward(target_actor, case.batch_size),  # μ′(s′)
-        *forward(target_critic, case.batch_size),  # Q′(s′, μ′(s′))
-        *q,  # Q(s, a)
-        *backward(q, critic_gradients),  # ∇θQ L
-        *action,  # μ(s)
-        *q_of_action,  # Q(s, μ(s))
-        *backward(q_of_action, None, inputs=slice(S, None)),  # ∇a Q
-        *backward(action, actor_gradients),  # ∇θμ J
-    ]
-    assert len(products) == 28
+    weights, gradients, targets = (matrices(flat[i]) for i in (0, 1, 4))
+    if case.algorithm == "DDPG":
+        (actor, critic), (actor_gradients, critic_gradients) = weights, gradients
+        target_actor, target_critic = targets
+        q, action, q_of_action = (forward(net, case.batch_size) for net in (critic, actor, critic))
+        products = [
+            *forward(target_actor, case.batch_size),  # μ′(s′)
+            *forward(target_critic, case.batch_size),  # Q′(s′, μ′(s′))
+            *q,  # Q(s, a)
+            *backward(q, critic_gradients),  # ∇θQ L
+            *action,  # μ(s)
+            *q_of_action,  # Q(s, μ(s))
+            *backward(q_of_action, None, inputs=slice(S, None)),  # ∇a Q
+            *backward(action, actor_gradients),  # ∇θμ J
+        ]
+        assert len(products) == 28
+    else:
+        q = forward(weights[0], case.batch_size)
+        products = [*forward(targets[0], case.batch_size), *q, *backward(q, gradients[0])]
+        assert len(products) == 11
     one_pass = torch.compile(adam_and_follow, fullgraph=True)
 
     @torch.no_grad()
@@ -342,9 +365,10 @@ def time_updates(case: Case, rounds: int) -> dict[str, list[float]]:
     """Return seconds of an update and of the floor, in turns, a value for each round."""
     functions = {}
     for name, compile in (("compiled", True), ("eager", False)):
-        agent, env = make_agent(case, compile)
+        agent, env, _ = make_agent(case, compile)
         functions[name] = partial(agent.update, fill(agent))
-    functions["floor"] = make_floor(env.observation_space.shape[0], env.action_space.shape[0], case)
+    A = env.action_space.shape[0] if case.algorithm == "DDPG" else env.action_space.n
+    functions["floor"] = make_floor(env.observation_space.shape[0], int(A), case)
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(rounds + 1):
         for name, function in functions.items():
@@ -357,7 +381,7 @@ def time_updates(case: Case, rounds: int) -> dict[str, list[float]]:
 
 def measure_updates(args: Args, found: Measurements) -> None:
     """Time updates and floor for each case in one process."""
-    for case in UPDATE_CASES:
+    for case in CASES:
         seconds = in_new_process(time_updates, case, args.steps // 20)
         for name, values in seconds.items():
             for value in values:
@@ -371,10 +395,10 @@ def measure_updates(args: Args, found: Measurements) -> None:
 def first_update(case: Case, cache: str) -> tuple[float, float, float]:
     """Return the seconds it takes to build an agent and do its first update, and the memory."""
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
-    import ddpg_continuous  # noqa: F401  (imports are no part of the time)
+    make_agent(case, compile=False)  # imports are no part of the time
 
     start = time.perf_counter()
-    agent, _ = make_agent(case, compile=True)
+    agent, _, _ = make_agent(case, compile=True)
     agent.update(fill(agent, transitions=1))
     seconds = time.perf_counter() - start
     return seconds, peak_memory(resource.RUSAGE_SELF), peak_memory(resource.RUSAGE_CHILDREN)
@@ -382,15 +406,15 @@ def first_update(case: Case, cache: str) -> tuple[float, float, float]:
 
 def measure_compiling(args: Args, found: Measurements) -> None:
     """Time the first update with an empty compiler cache, and again with what that one left."""
-    case = UPDATE_CASES[0]
-    for repeat in range(args.repeats):
-        with tempfile.TemporaryDirectory() as cache:
-            for name in ("cold", "warm"):
-                seconds, memory, child_memory = in_new_process(first_update, case, cache)
-                found.add("first_update_seconds", case, name, seconds)
-                found.add("memory", case, name, memory)
-                found.add("child_memory", case, name, child_memory)
-                tell(f"first update, {name} cache, {repeat}: {seconds:.1f} s")
+    for case in COMPILED_CASES:
+        for repeat in range(args.repeats):
+            with tempfile.TemporaryDirectory() as cache:
+                for name in ("cold", "warm"):
+                    seconds, memory, child_memory = in_new_process(first_update, case, cache)
+                    found.add("first_update_seconds", case, name, seconds)
+                    found.add("memory", case, name, memory)
+                    found.add("child_memory", case, name, child_memory)
+                    tell(f"{case}, first update, {name} cache, {repeat}: {seconds:.1f} s")
 
 
 # Output
@@ -424,7 +448,7 @@ def describe_machine() -> str:
 def print_training(args: Args, found: Measurements) -> None:
     """Print the first table."""
     rows = []
-    for case in TRAINING_CASES:
+    for case in CASES:
         sb3 = median(found.get("steps_per_second", case, "SB3"))
         for name in IMPLEMENTATIONS:
             speeds = found.get("steps_per_second", case, name)
@@ -435,7 +459,7 @@ def print_training(args: Args, found: Measurements) -> None:
             at_most = f"≤ {children:.0f}" if children else "none"
             rows.append((case, name, f"{speed:.0f}", extremes, ratio, f"{memory:.0f}", at_most))
     print_table(
-        f"Training on {ENV_ID}: {args.repeats} × {args.steps} steps, an update each. Memory is the "
+        f"Training: {args.repeats} × {args.steps} steps, an update each. Memory is the "
         "peak, the highest of the runs; that of a child process (compiler) is an upper bound.",
         "networks | implementation | steps/s, median | lowest–highest | ÷ SB3 | memory, MB "
         "| child process, MB",
@@ -446,7 +470,7 @@ def print_training(args: Args, found: Measurements) -> None:
 def print_updates(args: Args, found: Measurements) -> None:
     """Print the second table."""
     rows = []
-    for case in UPDATE_CASES:
+    for case in CASES:
         floor = found.get("update_seconds", case, "floor")
         for name in ("compiled", "eager"):
             seconds = found.get("update_seconds", case, name)
@@ -460,9 +484,8 @@ def print_updates(args: Args, found: Measurements) -> None:
     )
 
 
-def print_compiling(found: Measurements) -> None:
+def print_compiling(found: Measurements, case: Case) -> None:
     """Print what compiling costs."""
-    case = UPDATE_CASES[0]
     cold, warm = (median(found.get("first_update_seconds", case, n)) for n in ("cold", "warm"))
     memory, children = (max(found.get(n, case, "cold")) for n in ("memory", "child_memory"))
     eager, compiled = (median(found.get("update_seconds", case, n)) for n in ("eager", "compiled"))
@@ -488,7 +511,8 @@ def main() -> None:
     measure_compiling(args, found)
     print_training(args, found)
     print_updates(args, found)
-    print_compiling(found)
+    for case in COMPILED_CASES:
+        print_compiling(found, case)
     if args.csv is not None:
         found.write(args.csv)
 

@@ -333,6 +333,7 @@ WRONG_DQN = [
     (["--gamma", "1.01"], "--gamma 1.01"),
     (["--target-update", "1.5"], "--target-update 1.5: must be in (0, 1), or a whole number"),
     (["--target-update", "inf"], "--target-update"),
+    (["--target-update", "2001"], "--target-update 2001"),
     (["--epsilon-start", "0.1", "--epsilon-end", "0.2"], "--epsilon-end 0.2"),
     (["--epsilon-start", "1.1"], "--epsilon-start"),
     (["--epsilon-fraction", "1.1"], "--epsilon-fraction"),
