@@ -485,9 +485,11 @@ class Agent:
 
     @torch.no_grad()
     def q_values(self, observation: np.ndarray) -> np.ndarray:
-        """Return Q(s,·;θ), [S] → [A]."""
+        """Return Q(s,·;θ), [S] → [A]; FloatingPointError if not finite."""
         s = torch.as_tensor(observation, dtype=torch.float32, device=self.device)
-        return self.q_network(self.normalizer(s[None]))[0].cpu().numpy()
+        q = self.q_network(self.normalizer(s[None]))[0].cpu().numpy()
+        require_finite(self.timestep, q=q)
+        return q
 
     def epsilon(self) -> float:
         """Return ε, which falls linearly and then stays."""

@@ -233,6 +233,14 @@ def test_boltzmann_frequencies(offset, temperature):
     assert ((np.bincount(draws, minlength=4) - expected) ** 2 / expected).sum() < 16.3  # p = 0.001
 
 
+def test_values_that_are_not_finite_stop_a_run():
+    agent = make_agent()
+    agent.q_network.output.bias.data[0] = torch.nan
+    agent.timestep = 17
+    with pytest.raises(FloatingPointError, match="at step 17"):
+        agent.q_values(np.zeros(4, np.float32))
+
+
 def test_boltzmann_with_values_far_apart():
     rng = np.random.default_rng(0)
     q = np.array([-1e4, 1e4, 0.0], np.float32)
