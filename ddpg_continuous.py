@@ -43,7 +43,7 @@ Deviations from the paper's low-dimensional setting (section 7), and the flags t
     The targets follow five times faster.                                       --tau 0.001
     No weight decay on Q.                                             --critic-weight-decay 0.01
     μ learns three times faster.                                   --actor-learning-rate 1e-4
-    The noise is larger at first and falls to a tenth over a quarter of the run.
+    The noise is larger at first and falls to a tenth over half of the run.
         --noise-sigma 0.2 --noise-final 1
     Both learning rates fall to 0 over the second half of the run. --learning-rate-decay-start 1
     The first update comes after 1,000 steps.                                   --learning-starts 1
@@ -136,7 +136,7 @@ class Args:
     noise_theta: float = 0.15  # OU: pull to the mean, θ
     noise_sigma: float = 0.5  # OU or Gaussian: scale σ, where actions lie in [−1, 1]
     noise_dt: float = 1.0  # OU: time step dt
-    noise_decay_end: float = 0.25  # share of the run over which the noise shrinks, linearly
+    noise_decay_end: float = 0.5  # share of the run over which the noise shrinks, linearly
     noise_final: float = 0.1  # what it shrinks to, as a share of its first scale
 
     def __post_init__(self) -> None:
@@ -396,7 +396,7 @@ def soft_update(target: nn.Module, network: nn.Module, tau: float) -> None:
 def compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Compile a function to one graph; without a C++ compiler, say so and run it as it is."""
     torch._dynamo.config.trace_autograd_ops = True  # torch.autograd.grad within the graph
-    graph = torch.compile(function, fullgraph=True)
+    graph = torch.compile(function, fullgraph=True, options={"size_asserts": False})
 
     def run_graph(*args: Any) -> Tensor:
         nonlocal graph

@@ -422,7 +422,7 @@ def soft_update(target: nn.Module, network: nn.Module, tau: float) -> None:
 def compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Compile a function to one graph; without a C++ compiler, say so and run it as it is."""
     torch._dynamo.config.trace_autograd_ops = True  # torch.autograd.grad within the graph
-    graph = torch.compile(function, fullgraph=True)
+    graph = torch.compile(function, fullgraph=True, options={"size_asserts": False})
 
     def run_graph(*args: Any) -> Tensor:
         nonlocal graph

@@ -37,7 +37,7 @@ from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import gymnasium as gym
 import numpy as np
@@ -61,11 +61,20 @@ class Args:
 
     repeats: int = 5  # processes for each row of the first table, and for the compile times
     steps: int = 1800  # timed environment steps in each, a multiple of 600
+    algorithms: tuple[Literal["DDPG", "DQN"], ...] = ("DDPG", "DQN")  # which
     csv: Path | None = None  # where to write every single measurement
 
     def __post_init__(self) -> None:
         if self.repeats < 1 or self.steps < EPISODES or self.steps % EPISODES:
             sys.exit(f"--repeats must be 1 or more, --steps a multiple of {EPISODES}")
+
+    def cases(self) -> list["Case"]:
+        """Return what to measure."""
+        return [case for case in CASES if case.algorithm in self.algorithms]
+
+    def compiled_cases(self) -> list["Case"]:
+        """Return the case with the default sizes of each algorithm."""
+        return [next(c for c in self.cases() if c.algorithm == name) for name in self.algorithms]
 
 
 class Case(NamedTuple):
@@ -81,7 +90,6 @@ class Case(NamedTuple):
 
 
 CASES = (Case("DDPG", (400, 300), 64), Case("DDPG", (256, 256), 256), Case("DQN", (24, 24), 32))
-COMPILED_CASES = (CASES[0], CASES[2])  # the defaults
 
 
 class Run(NamedTuple):
@@ -238,7 +246,7 @@ IMPLEMENTATIONS: dict[str, Callable[[Case, int], Run]] = {
 
 def measure_training(args: Args, found: Measurements) -> None:
     """Train with each implementation in turn, and so on, --repeats times."""
-    for case in CASES:
+    for case in args.cases():
         for repeat in range(args.repeats):
             runs = {}
             for name, implementation in IMPLEMENTATIONS.items():
@@ -381,7 +389,7 @@ def time_updates(case: Case, rounds: int) -> dict[str, list[float]]:
 
 def measure_updates(args: Args, found: Measurements) -> None:
     """Time updates and floor for each case in one process."""
-    for case in CASES:
+    for case in args.cases():
         seconds = in_new_process(time_updates, case, args.steps // 20)
         for name, values in seconds.items():
             for value in values:
@@ -406,7 +414,7 @@ def first_update(case: Case, cache: str) -> tuple[float, float, float]:
 
 def measure_compiling(args: Args, found: Measurements) -> None:
     """Time the first update with an empty compiler cache, and again with what that one left."""
-    for case in COMPILED_CASES:
+    for case in args.compiled_cases():
         for repeat in range(args.repeats):
             with tempfile.TemporaryDirectory() as cache:
                 for name in ("cold", "warm"):
@@ -448,7 +456,7 @@ def describe_machine() -> str:
 def print_training(args: Args, found: Measurements) -> None:
     """Print the first table."""
     rows = []
-    for case in CASES:
+    for case in args.cases():
         sb3 = median(found.get("steps_per_second", case, "SB3"))
         for name in IMPLEMENTATIONS:
             speeds = found.get("steps_per_second", case, name)
@@ -470,7 +478,7 @@ def print_training(args: Args, found: Measurements) -> None:
 def print_updates(args: Args, found: Measurements) -> None:
     """Print the second table."""
     rows = []
-    for case in CASES:
+    for case in args.cases():
         floor = found.get("update_seconds", case, "floor")
         for name in ("compiled", "eager"):
             seconds = found.get("update_seconds", case, name)
@@ -511,7 +519,7 @@ def main() -> None:
     measure_compiling(args, found)
     print_training(args, found)
     print_updates(args, found)
-    for case in COMPILED_CASES:
+    for case in args.compiled_cases():
         print_compiling(found, case)
     if args.csv is not None:
         found.write(args.csv)
