@@ -42,10 +42,8 @@ Deviations from the paper's low-dimensional setting (section 7), and the flags t
     The action enters Q at the first hidden layer.                              --action-layer 2
     The targets follow five times faster.                                       --tau 0.001
     No weight decay on Q.                                             --critic-weight-decay 0.01
-    μ learns three times faster.                                   --actor-learning-rate 1e-4
-    The noise is larger at first and falls to a tenth over half of the run.
-        --noise-sigma 0.2 --noise-final 1
-    Both learning rates fall to 0 over the second half of the run. --learning-rate-decay-start 1
+    The noise is larger at first and gone by half of the run; the learning rates then fall to 0.
+        --noise-sigma 0.2 --noise-final 1 --learning-rate-decay-start 1
     The first update comes after 1,000 steps.                                   --learning-starts 1
     In y, Q′ counts for nothing after a terminal state (but does after a time limit), and actions
         are clipped to their bounds. The paper writes neither.
@@ -56,7 +54,7 @@ Examples
     python ddpg_continuous.py --resume runs/RUN
     python ddpg_continuous.py --play runs/RUN --capture-video
     python ddpg_continuous.py --no-normalize-observations --action-layer 2 --tau 0.001
-        --actor-learning-rate 1e-4 --critic-weight-decay 0.01 --noise-sigma 0.2 --noise-final 1
+        --critic-weight-decay 0.01 --noise-sigma 0.2 --noise-final 1
         --learning-rate-decay-start 1 --learning-starts 1        (the paper's setting)
 """
 
@@ -119,7 +117,7 @@ class Args:
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"  # auto: CUDA if there is one, or CPU
     compile: bool = True  # the update into one graph: needs a C++ compiler, and time at the start
 
-    actor_learning_rate: float = 3e-4  # Adam's for μ
+    actor_learning_rate: float = 1e-4  # Adam's for μ
     critic_learning_rate: float = 1e-3  # Adam's for Q
     learning_rate_decay_start: float = 0.5  # share of the run after which both rates fall to 0
     critic_weight_decay: float = 0.0  # L2 penalty on θQ
@@ -137,7 +135,7 @@ class Args:
     noise_sigma: float = 0.5  # OU or Gaussian: scale σ, where actions lie in [−1, 1]
     noise_dt: float = 1.0  # OU: time step dt
     noise_decay_end: float = 0.5  # share of the run over which the noise shrinks, linearly
-    noise_final: float = 0.1  # what it shrinks to, as a share of its first scale
+    noise_final: float = 0.0  # what it shrinks to, as a share of its first scale
 
     def __post_init__(self) -> None:
         require_common(self)  # defined, as require and flag are, in the harness below

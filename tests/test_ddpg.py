@@ -228,7 +228,7 @@ def test_learning_rates_decay(timestep, share):
     agent = make_agent(total_timesteps=1000, learning_rate_decay_start=0.6)
     agent.timestep = timestep
     agent.anneal()
-    assert agent.actor_optimizer.learning_rate.item() == pytest.approx(share * 3e-4)
+    assert agent.actor_optimizer.learning_rate.item() == pytest.approx(share * 1e-4)
     assert agent.critic_optimizer.learning_rate.item() == pytest.approx(share * 1e-3)
 
 
@@ -236,7 +236,7 @@ def test_learning_rates_stay():
     agent = make_agent(total_timesteps=1000, learning_rate_decay_start=1.0)
     agent.timestep = 1000
     agent.anneal()
-    assert agent.actor_optimizer.learning_rate.item() == pytest.approx(3e-4)
+    assert agent.actor_optimizer.learning_rate.item() == pytest.approx(1e-4)
 
 
 def test_buffer_wraps_around():
