@@ -145,7 +145,7 @@ EVALUATION_SEED = 10_000  # evaluation episode i is reset with seed EVALUATION_S
 # What --resume and --play may be given anew; all else stays as the run began. Another
 # --total-timesteps stretches what is scheduled over the run, from here on.
 MAY_CHANGE = set(
-    "total_timesteps device compile run_dir resume play eval_episodes checkpoint_every "
+    "total_timesteps device compile best run_dir resume play eval_episodes checkpoint_every "
     "capture_video track wandb_project_name wandb_entity".split()
 )
 
@@ -575,7 +575,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UsageError as error:
         print(f"{SCRIPT}.py: error: {error}", file=sys.stderr)
         return 2
-    except FloatingPointError as error:
+    except (FloatingPointError, ChildProcessError) as error:
         print(f"{SCRIPT}.py: stopped: {error}; the last checkpoint is kept", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

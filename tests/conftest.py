@@ -11,6 +11,10 @@ import torch
 
 ROOT = Path(__file__).parent.parent
 SMALL = {  # flags that make a run short, and yet learn
+    "a3c_cartpole": [
+        *("--env-id", "CartPole-v1", "--total-timesteps", "1200", "--num-workers", "1"),
+        *("--hidden-sizes", "8", "8", "--eval-episodes", "2"),
+    ],
     "random_baseline": ["--env-id", "CartPole-v1", "--total-timesteps", "1200"],
     "ddpg_continuous": [
         *("--env-id", "Pendulum-v1", "--total-timesteps", "1200", "--learning-starts", "500"),

@@ -1,5 +1,7 @@
 """Small environments for the tests, by `--env-id tests.environments:NAME`."""
 
+import itertools
+
 import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete
@@ -30,6 +32,16 @@ class Counter(gym.Env):
         return np.array([self.steps, self.np_random.uniform()]), reward, terminated, False, {}
 
 
+_rewards = itertools.count()
+
+
+def broken_after(rewards):
+    """Return a reward; after that many of them, in this process, raise an error."""
+    if next(_rewards) > rewards:
+        raise RuntimeError("the environment broke")
+    return 1.0
+
+
 def _register(name, max_episode_steps, **kwargs):
     gym.register(
         f"{name}-v0",
@@ -45,6 +57,7 @@ _register("NeverEnds", None)
 _register(
     "Asymmetric", 20, low=[[-3.0, 0.0, 2.0], [-1.0, 5.0, -9.0]], high=[[1, 10, 2.5], [0, 6, 9]]
 )
+_register("RaisesAfterAWhile", 50, reward=lambda _: broken_after(500), action=Discrete(2))
 _register("NanReward", 30, reward=lambda step: np.nan if step == 20 else 1.0)
 _register("DiscreteActions", 10, action=Discrete(3))
 _register("UnboundedActions", 10, low=[-np.inf], high=[1.0])

@@ -252,7 +252,8 @@ def test_interrupt_saves_and_says_how_to_go_on(script, number, tmp_path):
     assert "Traceback" not in err
     last = without_seconds(run / "episodes.csv")[-1]
     agent = load(run)["agent"]
-    assert [agent["episode"], agent["timestep"]] == [int(last[0]), int(last[1])]
+    episode = agent["episode"] if "episode" in agent else sum(agent["episodes"])
+    assert [episode, agent["timestep"]] == [int(last[0]), int(last[1])]
     assert (run / "learning_curve.png").exists()
 
 
@@ -302,6 +303,13 @@ NOT_ZERO_DQN = (
     *("--learning-rate", "--target-update", "--temperature", "--buffer-size", "--batch-size"),
     "--learning-starts",
 )
+NOT_NEGATIVE_A3C = (
+    *("--learning-rate", "--learning-rate-decay-start", "--rmsprop-alpha", "--rmsprop-epsilon"),
+    *("--gamma", "--t-max", "--entropy-coef", "--value-coef", "--max-grad-norm", "--num-workers"),
+)
+NOT_ZERO_A3C = (
+    *("--learning-rate", "--rmsprop-epsilon", "--t-max", "--max-grad-norm", "--num-workers"),
+)
 WRONG_DDPG = [
     *[(["--env-id", f"tests.environments:{name}-v0"], "Box") for name in SPACES],
     *[([flag, "-1"], flag) for flag in NOT_NEGATIVE],
@@ -345,6 +353,21 @@ WRONG_DQN = [
 ]
 
 
+WRONG_A3C = [
+    *[(["--env-id", f"tests.environments:{name}-v0"], "Box") for name in SPACES[:2]],
+    (["--env-id", "Pendulum-v1"], "Discrete"),
+    *[([flag, "-1"], f"{flag} -1") for flag in NOT_NEGATIVE_A3C],
+    *[([flag, "0"], f"{flag} 0") for flag in NOT_ZERO_A3C],
+    *[([flag, "nan"], flag) for flag in ("--learning-rate", "--entropy-coef", "--max-grad-norm")],
+    *[([flag, "inf"], flag) for flag in ("--learning-rate", "--entropy-coef", "--value-coef")],
+    (["--gamma", "1.01"], "--gamma 1.01"),
+    (["--rmsprop-alpha", "1"], "--rmsprop-alpha 1"),
+    (["--num-workers", "3", "--total-timesteps", "2"], "--num-workers 3"),
+    (["--hidden-sizes", "0", "10"], "--hidden-sizes"),
+    (["--optimizer", "sgd"], "sgd"),
+]
+
+
 def check_usage_error(script, flags, named, capsys):
     before = everything()
     capsys.readouterr()
@@ -368,6 +391,11 @@ def test_wrong_input_ddpg(flags, named, capsys):
 @pytest.mark.parametrize(("flags", "named"), WRONG_DQN)
 def test_wrong_input_dqn(flags, named, capsys):
     check_usage_error("dqn_shower", ["--total-timesteps", "2000", *flags], named, capsys)
+
+
+@pytest.mark.parametrize(("flags", "named"), WRONG_A3C)
+def test_wrong_input_a3c(flags, named, capsys):
+    check_usage_error("a3c_cartpole", ["--total-timesteps", "2000", *flags], named, capsys)
 
 
 @pytest.mark.parametrize("script", ["ddpg_continuous", "dqn_shower"])
@@ -448,13 +476,17 @@ def test_nan_stops_and_keeps_the_last_good_checkpoint(tmp_path, capsys, monkeypa
     assert same_state(load(tmp_path / "run"), good)
 
 
-NAN_REWARD = {"ddpg_continuous": "NanReward", "dqn_shower": "NanRewardDiscrete"}
+NAN_REWARD = {
+    "a3c_cartpole": ("NanRewardDiscrete", ["--num-workers", 1]),
+    "ddpg_continuous": ("NanReward", ["--no-compile", "--learning-starts", 10]),
+    "dqn_shower": ("NanRewardDiscrete", ["--learning-starts", 10]),
+}
 
 
 @pytest.mark.parametrize("script", NAN_REWARD)
 def test_nan_reward_stops_a_run(script, tmp_path, capsys):
-    flags = ["--env-id", f"tests.environments:{NAN_REWARD[script]}-v0", "--hidden-sizes", 4, 4]
-    flags += ["--no-compile", "--learning-starts", 10, "--total-timesteps", 100]
+    name, flags = NAN_REWARD[script]
+    flags = [*flags, "--env-id", f"tests.environments:{name}-v0", "--total-timesteps", 100]
     assert run_here(script, *flags, "--run-dir", "run") == 1
     assert re.search("reward became nan at step 20", capsys.readouterr().err)
     assert not (tmp_path / "run" / "checkpoint.pt").exists()

@@ -1,0 +1,477 @@
+"""A3C against oracles that share no code with it, and its processes under kill -9."""
+
+import csv
+import os
+import re
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import multiprocessing
+
+import a3c_cartpole as a3c
+from tests.conftest import SMALL, load, run_here, start
+
+TWO = [*SMALL["a3c_cartpole"], "--num-workers", "2"]
+
+
+def make_agent(env_id="CartPole-v1", **flags):
+    small = {"hidden_sizes": (7, 5), "num_workers": 1}
+    args = a3c.Args(env_id=env_id, **small | flags)
+    return a3c.Agent(a3c.make_env(env_id), args)
+
+
+def batch_for(agent, size=6, seed=0):
+    """Return layers of a copy of θ, and random observations, actions and returns."""
+    rng = np.random.default_rng(seed)
+    layers = a3c.as_layers(agent.theta.clone(), agent.shapes)
+    for part in [part for layer in layers for part in layer]:
+        part.requires_grad_()
+    observations = torch.tensor(rng.normal(size=(size, agent.shapes[0][0])), dtype=torch.float32)
+    actions = torch.tensor(rng.integers(2, size=size))
+    return layers, observations, actions, torch.tensor(5 * rng.normal(size=size)).float()
+
+
+# --- The networks and the losses
+
+
+def test_parameters_are_views_of_one_vector():
+    agent = make_agent()
+    sizes = [(4 + 1) * 7, (7 + 1) * 5, (5 + 1) * 3]
+    assert agent.theta.shape == (sum(sizes),) and agent.theta.is_shared()
+    layers = a3c.as_layers(agent.theta, agent.shapes)
+    assert [(w.shape, b.shape) for w, b in layers] == [
+        *[((4, 7), (7,)), ((7, 5), (5,)), ((5, 3), (3,))]
+    ]
+    for number, part in enumerate(part for layer in layers for part in layer):
+        part.fill_(number)  # each number of the vector belongs to exactly one of them
+    counts = torch.bincount(agent.theta.long()).tolist()
+    assert counts == [28, 7, 35, 5, 15, 3]
+
+
+def test_initial_parameters_are_uniform_by_fan_in():
+    torch.manual_seed(0)
+    shapes = [(4, 500), (500, 400), (400, 3)]
+    for (n, _), layer in zip(shapes, a3c.as_layers(a3c.initial_parameters(shapes), shapes)):
+        for part in layer:
+            assert part.abs().max() <= n**-0.5
+        assert layer[0].std() == pytest.approx((3 * n) ** -0.5, rel=0.05)
+
+
+def test_networks_equal_torchs_own_in_torch_and_in_numpy():
+    agent = make_agent()
+    layers = a3c.as_layers(agent.theta, agent.shapes)
+    modules = []
+    for weights, biases in layers:
+        module = torch.nn.Linear(*weights.shape)
+        module.weight.data, module.bias.data = weights.T, biases
+        modules += [module, torch.nn.ReLU()]
+    observations = torch.randn(9, 4)
+    expected = torch.nn.Sequential(*modules[:-1])(observations).detach()
+    logits, values = a3c.actor_critic(layers, observations)
+    torch.testing.assert_close(logits, expected[:, :2])
+    torch.testing.assert_close(values, expected[:, 2])
+    arrays = a3c.as_layers(agent.theta.numpy(), agent.shapes)
+    for observation, row in zip(observations.numpy(), expected):
+        logits, value = a3c.actor_critic(arrays, observation)
+        np.testing.assert_allclose([*logits, value], row, atol=1e-5)
+
+
+def numpy_loss(theta, agent, observations, actions, returns, advantages=None):
+    """Return the loss in float64, from the paper; advantages are constants of π's part."""
+    args, x, start = agent.args, observations, 0
+    for number, (n, units) in enumerate(agent.shapes):
+        weights = theta[start : start + n * units].reshape(n, units)
+        biases = theta[start + n * units : start + (n + 1) * units]
+        x, start = x @ weights + biases, start + (n + 1) * units
+        if number < 2:
+            x = np.maximum(x, 0)
+    loss = 0.0
+    for i in range(len(x)):
+        p = np.exp(x[i, :-1]) / np.exp(x[i, :-1]).sum()
+        value, constant = x[i, -1], returns[i] - x[i, -1]
+        if advantages is not None:
+            constant = advantages[i]
+        loss -= np.log(p[actions[i]]) * constant
+        loss += args.value_coef * (returns[i] - value) ** 2
+        loss -= args.entropy_coef * -(p * np.log(p)).sum()
+    return loss, returns - x[:, -1]
+
+
+@pytest.mark.parametrize(("entropy_coef", "value_coef"), [(0.0, 0.5), (0.7, 0.0), (0.3, 0.2)])
+def test_gradient_equals_finite_differences(entropy_coef, value_coef):
+    agent = make_agent(entropy_coef=entropy_coef, value_coef=value_coef)
+    layers, *batch = batch_for(agent)
+    gradient, _ = agent.gradient(layers, *batch)
+    arrays = [part.double().numpy() for part in batch]
+    arrays[1] = batch[1].numpy()
+    theta = agent.theta.double().numpy()
+    _, advantages = numpy_loss(theta, agent, *arrays)
+    expected = np.empty_like(theta)
+    for k in range(len(theta)):
+        step = np.zeros_like(theta)
+        step[k] = 1e-6
+        losses = [numpy_loss(theta + d, agent, *arrays, advantages)[0] for d in (step, -step)]
+        expected[k] = (losses[0] - losses[1]) / 2e-6
+    np.testing.assert_allclose(gradient, expected, atol=1e-3, rtol=1e-3)
+    assert np.abs(expected).max() > 0.1
+
+
+def test_each_loss_goes_its_way():
+    """A step against the gradient makes a good action likelier, V nearer, π more random."""
+    for flags in ({"value_coef": 0.0, "entropy_coef": 0.0}, {"entropy_coef": 0.0}, {}):
+        agent = make_agent(**{"entropy_coef": 50.0} | flags)
+        layers, observations, actions, returns = batch_for(agent)
+        if not flags:
+            returns = a3c.actor_critic(layers, observations)[1].detach()  # nothing but entropy
+        elif "value_coef" in flags:
+            returns = a3c.actor_critic(layers, observations)[1].detach() + 1.0
+        found = []
+        for _ in range(2):
+            logits, values = a3c.actor_critic(layers, observations)
+            log_pi = logits.log_softmax(1)
+            log_pi_a = log_pi.gather(1, actions[:, None]).sum().item()
+            entropy = -(log_pi.exp() * log_pi).sum().item()
+            found.append((log_pi_a, -(returns - values).square().sum().item(), entropy))
+            gradient, _ = agent.gradient(layers, observations, actions, returns)
+            theta = torch.cat([part.detach().flatten() for layer in layers for part in layer])
+            theta -= 1e-4 * gradient
+            layers = a3c.as_layers(theta, agent.shapes)
+            for part in [part for layer in layers for part in layer]:
+                part.requires_grad_()
+        better = 0 if "value_coef" in flags else 1 if flags else 2
+        assert found[1][better] > found[0][better], flags
+
+
+def test_gradients_do_not_accumulate():
+    """The regression that others have: the gradient of the same batch is the same each time."""
+    agent = make_agent()
+    layers, *batch = batch_for(agent)
+    first, _ = agent.gradient(layers, *batch)
+    for _ in range(3):
+        torch.testing.assert_close(agent.gradient(layers, *batch)[0], first, rtol=0, atol=0)
+    assert all(part.grad is None for layer in layers for part in layer)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.9, 1.0])
+@pytest.mark.parametrize("R", [0.0, 7.5])
+def test_n_step_returns_by_brute_force(gamma, R):
+    rewards = [1.0, -2.0, 0.5, 3.0]
+    expected = [
+        sum(gamma**k * r for k, r in enumerate(rewards[i:])) + gamma ** (4 - i) * R
+        for i in range(4)
+    ]
+    np.testing.assert_allclose(a3c.n_step_returns(rewards, R, gamma), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("env_id", "bootstraps"),
+    [("FirstActionFive", [True, False]), ("TruncatesDiscrete", [True, True])],
+)
+def test_only_termination_cuts_the_bootstrap(env_id, bootstraps, monkeypatch):
+    """Both episodes last 7 steps, which makes rollouts of 4 and 3."""
+    agent = make_agent(f"tests.environments:{env_id}-v0", t_max=4, total_timesteps=70)
+    with torch.no_grad():
+        a3c.as_layers(agent.theta, agent.shapes)[-1][1][-1] = 1000.0  # V, everywhere about
+    seen = []
+    n_step_returns = a3c.n_step_returns
+    monkeypatch.setattr(
+        a3c, "n_step_returns", lambda r, R, g: seen.append((len(r), R)) or n_step_returns(r, R, g)
+    )
+    episode = next(a3c.actor_learner(a3c.make_env(agent.args.env_id), agent, 0))
+    assert (episode.length, episode.return_, agent.timestep) == (7, 7.0, 7)
+    assert [steps for steps, _ in seen] == [4, 3]
+    assert [R > 900 for _, R in seen] == bootstraps
+    assert all(R == 0 for (_, R), bootstrap in zip(seen, bootstraps) if not bootstrap)
+
+
+def test_rollouts_end_where_the_run_ends():
+    agent = make_agent("tests.environments:TruncatesDiscrete-v0", t_max=4, total_timesteps=16)
+    episodes = list(a3c.actor_learner(a3c.make_env(agent.args.env_id), agent, 0))
+    assert len(episodes) == 2 and agent.timestep == 16
+
+
+@pytest.mark.parametrize("logits", [[0.0, 1.0, -2.0], [1e4, 1e4 - 1.0, -1e4], [-1e4, -1e4, -1e4]])
+def test_actions_are_drawn_from_softmax(logits):
+    rng, logits = np.random.default_rng(1), np.array(logits, np.float32)
+    counts = np.bincount([a3c.sample(logits, rng) for _ in range(20_000)], minlength=3)
+    expected = torch.tensor(logits).double().softmax(0).numpy()
+    assert np.abs(counts / 20_000 - expected).max() < 0.015
+
+
+# --- The optimizers
+
+
+def test_two_steps_of_rmsprop_by_hand():
+    theta = torch.tensor([1.0, -2.0])
+    optimizer = a3c.SharedRMSProp(theta, alpha=0.9, epsilon=0.01)
+    g, expected = np.zeros(2), np.array([1.0, -2.0])
+    for gradient, rate in (([0.5, -3.0], 0.1), ([0.25, 1.0], 0.05)):
+        optimizer.step(torch.tensor(gradient), rate)
+        g = 0.9 * g + 0.1 * np.square(gradient)
+        expected = expected - rate * np.array(gradient) / np.sqrt(g + 0.01)
+        np.testing.assert_allclose(theta, expected, rtol=1e-6)
+
+
+def test_adam_equals_torchs():
+    theta = torch.tensor([1.0, -2.0, 0.0])
+    expected = theta.clone().requires_grad_()
+    optimizer, oracle = a3c.SharedAdam(theta), torch.optim.Adam([expected], lr=0.01)
+    for seed in range(50):
+        gradient = torch.randn(3, generator=torch.Generator().manual_seed(seed))
+        optimizer.step(gradient, 0.01)
+        expected.grad = gradient.clone()
+        oracle.step()
+        torch.testing.assert_close(theta, expected.detach(), rtol=1e-5, atol=1e-6)
+
+
+def in_processes(function, count, *args):
+    """Run a function in processes of their own, with their numbers; wait for them."""
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=function, args=(n, *args)) for n in range(count)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+        assert process.exitcode == 0
+
+
+def step_often(_, agent, times):
+    for _ in range(times):
+        agent.optimizer.step(torch.ones_like(agent.theta), 0.001)
+
+
+@pytest.mark.parametrize("optimizer", ["rmsprop", "adam"])
+def test_state_is_shared_with_other_processes(optimizer):
+    agents = [make_agent(optimizer=optimizer) for _ in range(2)]
+    in_processes(step_often, 1, agents[0], 5)
+    step_often(0, agents[1], 5)
+    a, b = (agent.state_dict() for agent in agents)
+    torch.testing.assert_close(a["theta"], b["theta"], rtol=0, atol=0)
+    torch.testing.assert_close(a["optimizer"], b["optimizer"], rtol=0, atol=0)
+    assert not torch.equal(a["theta"], make_agent().theta)
+
+
+def test_a_constant_gradient_moves_by_as_many_steps():
+    """N updates move θ by N steps, not by 1 + 2 + … + N; α = 0 makes each step η."""
+    agent = make_agent(rmsprop_alpha=0.0, rmsprop_epsilon=1e-12, learning_rate=0.001)
+    before = agent.theta.clone()
+    for _ in range(10):
+        agent.update(torch.ones_like(agent.theta))
+    torch.testing.assert_close(agent.theta, before - 10 * 0.001, rtol=0, atol=1e-5)
+
+
+def test_long_gradients_are_clipped():
+    agent = make_agent(max_grad_norm=2.0)
+    steps = []
+    agent.optimizer.step = lambda gradient, _: steps.append(gradient)
+    for norm in (3.0, 1.0):
+        agent.update(torch.full_like(agent.theta, norm / len(agent.theta) ** 0.5))
+    assert [round(step.norm().item(), 4) for step in steps] == [2.0, 1.0]
+
+
+@pytest.mark.parametrize(("timestep", "share"), [(0, 1), (500, 1), (750, 0.5), (1000, 0)])
+def test_learning_rate_falls_with_T(timestep, share):
+    agent = make_agent(total_timesteps=1000, learning_rate=0.1, learning_rate_decay_start=0.5)
+    agent.T.get_obj().value = timestep
+    assert agent.learning_rate() == pytest.approx(0.1 * share)
+
+
+def test_learning_rate_may_stay():
+    agent = make_agent(total_timesteps=1000, learning_rate=0.1, learning_rate_decay_start=1.0)
+    agent.T.get_obj().value = 1000
+    assert agent.learning_rate() == 0.1
+
+
+def count_to_the_end(number, agent, folder):
+    counted = 0
+    while agent.count_step():
+        counted += 1
+    Path(folder, str(number)).write_text(str(counted))
+
+
+def test_the_counter_is_exact_under_four_workers(tmp_path):
+    agent = make_agent(total_timesteps=100_000)
+    in_processes(count_to_the_end, 4, agent, str(tmp_path))
+    counts = [int((tmp_path / str(number)).read_text()) for number in range(4)]
+    assert sum(counts) == agent.timestep == 100_000
+    assert sorted(counts)[-2] > 0  # or nothing was counted at the same time
+
+
+def test_the_best_parameters_are_kept():
+    agent = make_agent()
+    agent.theta.fill_(1.0)
+    for _ in range(99):
+        agent.finish_episode(0, 10.0)
+    assert agent.best_theta[0] == 1.0  # the last until there have been 100 episodes
+    agent.finish_episode(0, 10.0)
+    for theta, return_, best in ((2.0, 9.0, 1.0), (3.0, 500.0, 3.0), (4.0, 0.0, 3.0)):
+        agent.theta.fill_(theta)
+        agent.finish_episode(0, return_)
+        assert agent.best_theta[0] == best
+
+
+def test_best_plays_the_best(tmp_path):
+    agent, best = make_agent(), make_agent(best=True)
+    for each in (agent, best):
+        output = a3c.as_layers(each.theta.zero_(), each.shapes)[-1][1]
+        output[0] = 1.0
+        each.best_theta.copy_(each.theta)
+        output[1] = 2.0
+    assert (agent.act(np.zeros(4)), best.act(np.zeros(4))) == (1, 0)
+    assert run_here("a3c_cartpole", *SMALL["a3c_cartpole"], "--run-dir", "run") == 0
+    assert run_here("a3c_cartpole", "--play", "run", "--best") == 0
+
+
+# --- The processes
+
+
+def children(pid):
+    """Return the processes that a process has started, and that live."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with_parent = path.read_text().rpartition(")")[2].split()
+        if int(with_parent[1]) == pid and with_parent[0] != "Z":
+            found.append(int(path.parent.name))
+    return found
+
+
+def workers(pid):
+    """Return those of them that are workers, not multiprocessing's resource tracker."""
+    return [
+        child
+        for child in children(pid)
+        if "spawn_main" in Path(f"/proc/{child}/cmdline").read_text()
+    ]
+
+
+def gone(pids, seconds=5):
+    """Whether processes end within some seconds."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if not any(Path(f"/proc/{pid}").exists() for pid in pids):
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def start_and_wait(*flags, rows=5):
+    """Start a long run in the folder run; return its process when some episodes are through."""
+    process = start("a3c_cartpole", *TWO, "--total-timesteps", 10**7, "--run-dir", "run", *flags)
+    path, deadline = Path("run/episodes.csv"), time.monotonic() + 60
+    while not (path.exists() and path.read_text().count("\n") > rows):
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.01)
+    return process
+
+
+def shared_memory(pids):
+    """Return the files in shared memory that processes have mapped."""
+    maps = "".join(Path(f"/proc/{pid}/maps").read_text() for pid in pids)
+    return {Path(path) for path in re.findall(r"/dev/shm/\S+", maps) if Path(path).exists()}
+
+
+on_linux = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
+
+
+@on_linux
+@pytest.mark.parametrize(
+    ("number", "whole_group"),
+    [(signal.SIGINT, True), (signal.SIGTERM, False), (signal.SIGTERM, True)],
+)
+def test_stop_leaves_a_checkpoint_and_no_process(number, whole_group):
+    """Ctrl-C reaches every process of the group."""
+    process = start_and_wait()
+    pids = children(process.pid)
+    assert len(workers(process.pid)) == 2
+    memory = shared_memory([process.pid, *pids])
+    assert memory
+    for pid in (process.pid, *(workers(process.pid) if whole_group else ())):
+        os.kill(pid, number)
+    out, err = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert "--resume run" in out and "Traceback" not in err and "leaked" not in err
+    assert gone(pids) and not any(path.exists() for path in memory)
+    assert load(Path("run"))["agent"]["timestep"] > 0
+
+
+@on_linux
+def test_a_killed_worker_ends_the_run_and_it_resumes():
+    process = start_and_wait("--checkpoint-every", 100, rows=30)
+    pids = children(process.pid)
+    os.kill(workers(process.pid)[1], signal.SIGKILL)
+    out, err = process.communicate(timeout=10)
+    assert process.returncode == 1
+    assert re.search(r"worker [01] was killed by SIGKILL; the last checkpoint is kept", err)
+    assert "Traceback" not in err and gone(pids)
+    agent = load(Path("run"))["agent"]
+    assert agent["timestep"] >= 100 and sum(agent["episodes"]) > 0
+
+    total = agent["timestep"] + 2000
+    assert run_here("a3c_cartpole", "--resume", "run", "--total-timesteps", total) == 0
+    with open("run/episodes.csv") as file:
+        rows = list(csv.DictReader(file))
+    steps = [int(row["timestep"]) for row in rows]
+    assert steps == sorted(steps)
+    again = load(Path("run"))["agent"]
+    assert again["timestep"] == total
+    assert sum(again["episodes"]) == len(rows) == int(rows[-1]["episode"])
+    played = sum(int(row["length"]) for row in rows)
+    assert played <= total  # the rest are the steps of episodes that were cut off
+
+
+@on_linux
+def test_a_raising_worker_ends_the_run_with_its_traceback():
+    flags = ["--env-id", "tests.environments:RaisesAfterAWhile-v0", "--num-workers", 2]
+    process = start("a3c_cartpole", *flags, "--run-dir", "run", "--checkpoint-every", 10)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert "RuntimeError: the environment broke" in err
+    assert re.search(r"worker [01] failed.*the last checkpoint is kept", err)
+    assert load(Path("run"))["agent"]["timestep"] >= 10
+
+
+@on_linux
+def test_workers_do_not_outlive_a_killed_run():
+    process = start_and_wait()
+    pids = children(process.pid)
+    memory = shared_memory([process.pid, *pids])
+    assert len(pids) >= 2 and memory
+    process.kill()
+    process.communicate()
+    assert gone(pids) and not any(path.exists() for path in memory)
+
+
+@on_linux
+def test_closing_the_generator_ends_the_workers():
+    agent = make_agent(num_workers=2)
+    episodes = a3c.train(None, agent, agent.args)
+    assert next(episodes).length > 0
+    pids = workers(os.getpid())
+    assert len(pids) == 2
+    episodes.close()
+    assert gone(pids)
+
+
+def test_two_workers_count_every_step():
+    assert run_here("a3c_cartpole", *TWO, "--run-dir", "run") == 0
+    agent = load(Path("run"))["agent"]
+    assert agent["timestep"] == 1200 and min(agent["episodes"]) > 0
+
+
+def test_two_workers_play_different_episodes():
+    agent = make_agent(num_workers=2)
+    env = a3c.make_env("CartPole-v1")
+    episodes = [next(a3c.actor_learner(env, make_agent(num_workers=2), n)) for n in (0, 1)]
+    assert episodes[0] != episodes[1] and agent.episode == 0
+
+
+@pytest.mark.slow
+def test_it_learns(tmp_path):
+    flags = ["--total-timesteps", 300_000, "--num-workers", 2, "--eval-episodes", 20]
+    assert run_here("a3c_cartpole", *flags, "--run-dir", "run") == 0
+    with open("run/evaluation.csv") as file:
+        assert np.mean([float(row["return"]) for row in csv.DictReader(file)]) > 450
