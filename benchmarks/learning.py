@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import tyro
 
@@ -50,6 +51,17 @@ def read_csv(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def solved_at(env_id: str, returns: list[float]) -> int | None:
+    """Return the episode after which the last 100 returns had the mean that the environment itself
+    calls solved, for the first time; None if there is none."""
+    spec = gym.registry.get(env_id)
+    if spec is None or spec.reward_threshold is None or len(returns) < 100:
+        return None
+    means = np.convolve(returns, np.ones(100) / 100, "valid")
+    solved = np.flatnonzero(means >= spec.reward_threshold - 1e-9)
+    return int(solved[0]) + 99 if len(solved) else None
+
+
 def run_seed(args: Args, name: str, flags: list[str], seed: int) -> dict[str, float]:
     """Train one seed to its end, or go on with it; return its row of the CSV."""
     run_dir = ROOT / "runs" / name / str(seed)
@@ -65,6 +77,7 @@ def run_seed(args: Args, name: str, flags: list[str], seed: int) -> dict[str, fl
     evaluation = [float(row["return"]) for row in read_csv(run_dir / "evaluation.csv")]
     episodes = read_csv(run_dir / "episodes.csv")
     returns = [float(row["return"]) for row in episodes]
+    solved = solved_at(args.env_id, returns)
     used = json.loads((run_dir / "args.json").read_text())
     return {
         "seed": seed,
@@ -75,6 +88,9 @@ def run_seed(args: Args, name: str, flags: list[str], seed: int) -> dict[str, fl
         if len(returns) >= 100
         else "",
         "training_mean_last_20": round(np.mean(returns[-20:]), 3),
+        "training_mean_last_100": round(np.mean(returns[-100:]), 3),
+        "solved_timesteps": "" if solved is None else episodes[solved]["timestep"],
+        "solved_seconds": "" if solved is None else episodes[solved]["seconds"],
         "seconds": episodes[-1]["seconds"],
     }
 
@@ -94,7 +110,12 @@ def main() -> None:
             print(*row.values(), sep="\t", flush=True)
             write_csv(results / f"{name}.csv", rows)
     episodes = [
-        {"seed": seed, "timestep": row["timestep"], "return": round(float(row["return"]), 3)}
+        {
+            "seed": seed,
+            "timestep": row["timestep"],
+            "return": round(float(row["return"]), 3),
+            "seconds": row["seconds"],
+        }
         for seed in seeds
         for row in read_csv(ROOT / "runs" / name / str(seed) / "episodes.csv")
     ]

@@ -1,8 +1,8 @@
-"""Speed and memory of DDPG and DQN, beside those of Stable-Baselines3 and beside a floor.
+"""Speed and memory of the learners, beside those of Stable-Baselines3 and beside a floor.
 
-Everything runs on the CPU in one thread. Each measurement has a process of its own, so that
-imports, threads and memory of one do not touch another; what is compared takes turns, so that a
-noisy machine is noisy for all. Tables go to the output, progress to the error output.
+Everything runs on the CPU, in one thread a process. Each measurement has a process of its own, so
+that imports, threads and memory of one do not touch another; what is compared takes turns, so that
+a noisy machine is noisy for all. Tables go to the output, progress to the error output.
 
 1, 2. Steps per second of training, DDPG on Pendulum-v1 and DQN on the shower, from the end of a
     warm-up on, compilation excluded, with one update a step, and the peak memory of the process.
@@ -14,6 +14,9 @@ noisy machine is noisy for all. Tables go to the output, progress to the error o
     wraps the environment in a monitor and a vector of one.
 3. An update against its floor, see `make_floor`.
 4. What compiling costs, and after how many steps it has paid for itself.
+5. Steps per second of A3C on CartPole-v1 with 1, 2 and 4 workers, beside SB3's A2C with 8
+    environments in its one process, both at their defaults, with networks of the same sizes; from
+    the first 20,000 steps on, so that no start of a process counts.
 
 Linux or macOS. From the root of the repository:
     python -m pip install -r benchmarks/requirements.txt
@@ -53,6 +56,7 @@ EPISODES = 600  # steps, after which episodes of both environments (200 and 60 s
 LEARNING_STARTS = 500  # steps before the first update
 WARM_UP = 600  # steps before the timed ones
 CALLS = 10  # updates timed together, 1/20 of --steps times
+WORKERS_WARM_UP = 20_000  # steps of A3C and A2C before the timed ones
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,8 @@ class Args:
 
     repeats: int = 5  # processes for each row of the first table, and for the compile times
     steps: int = 1800  # timed environment steps in each, a multiple of 600
-    algorithms: tuple[Literal["DDPG", "DQN"], ...] = ("DDPG", "DQN")  # which
+    workers_steps: int = 200_000  # timed environment steps of A3C and A2C
+    algorithms: tuple[Literal["DDPG", "DQN", "A3C"], ...] = ("DDPG", "DQN", "A3C")  # which
     csv: Path | None = None  # where to write every single measurement
 
     def __post_init__(self) -> None:
@@ -73,8 +78,9 @@ class Args:
         return [case for case in CASES if case.algorithm in self.algorithms]
 
     def compiled_cases(self) -> list["Case"]:
-        """Return the case with the default sizes of each algorithm."""
-        return [next(c for c in self.cases() if c.algorithm == name) for name in self.algorithms]
+        """Return the case with the default sizes of each algorithm that compiles."""
+        names = [name for name in self.algorithms if name in SCRIPTS]
+        return [next(c for c in self.cases() if c.algorithm == name) for name in names]
 
 
 class Case(NamedTuple):
@@ -108,11 +114,11 @@ class Measurements:
     def __init__(self) -> None:
         self.values: dict[tuple[str, str, str], list[float]] = defaultdict(list)
 
-    def add(self, measurement: str, case: Case, of: str, value: float) -> None:
+    def add(self, measurement: str, case: Case | str, of: str, value: float) -> None:
         """Take a value in."""
         self.values[measurement, str(case), of].append(value)
 
-    def get(self, measurement: str, case: Case, of: str) -> list[float]:
+    def get(self, measurement: str, case: Case | str, of: str) -> list[float]:
         """Return the values in the order they came."""
         return self.values[measurement, str(case), of]
 
@@ -425,6 +431,60 @@ def measure_compiling(args: Args, found: Measurements) -> None:
                     tell(f"{case}, first update, {name} cache, {repeat}: {seconds:.1f} s")
 
 
+# 5. Workers
+
+
+def run_a3c(workers: int, steps: int) -> tuple[float, float]:
+    """Train A3C; return its steps per second and the peak memory of its largest worker."""
+    import a3c_cartpole as a3c
+
+    total = WORKERS_WARM_UP + steps
+    args = a3c.Args("CartPole-v1", num_workers=workers, total_timesteps=total)
+    agent, marks = a3c.Agent(a3c.make_env(args.env_id), args), []
+    for _ in a3c.train(None, agent, args):
+        if agent.timestep >= WORKERS_WARM_UP:
+            marks.append((time.perf_counter(), agent.timestep))
+    (start, first), (end, last) = marks[0], marks[-1]
+    return (last - first) / (end - start), peak_memory(resource.RUSAGE_CHILDREN)
+
+
+def run_a2c(environments: int, steps: int) -> tuple[float, float]:
+    """Train SB3's A2C; return its steps per second and its peak memory."""
+    from stable_baselines3 import A2C
+    from stable_baselines3.common.env_util import make_vec_env
+
+    envs = make_vec_env("CartPole-v1", environments, seed=1)
+    model = A2C("MlpPolicy", envs, seed=1, device="cpu")
+    marks = []
+
+    def mark(*_: Any) -> bool:
+        if model.num_timesteps >= WORKERS_WARM_UP:
+            marks.append((time.perf_counter(), model.num_timesteps))
+        return True
+
+    model.learn(WORKERS_WARM_UP + steps, callback=mark, log_interval=10**9)
+    (start, first), (end, last) = marks[0], marks[-1]
+    return (last - first) / (end - start), peak_memory(resource.RUSAGE_SELF)
+
+
+WORKERS: dict[str, Callable[[int], tuple[float, float]]] = {
+    "SB3's A2C, 8 environments": partial(run_a2c, 8),
+    "1 worker": partial(run_a3c, 1),
+    "2 workers": partial(run_a3c, 2),
+    "4 workers": partial(run_a3c, 4),
+}
+
+
+def measure_workers(args: Args, found: Measurements) -> None:
+    """Train A3C with each number of workers, and A2C, in turn, and so on, --repeats times."""
+    for repeat in range(args.repeats):
+        for name, function in WORKERS.items():
+            speed, memory = in_new_process(function, args.workers_steps)
+            found.add("steps_per_second", "A3C 64-64", name, speed)
+            found.add("memory", "A3C 64-64", name, memory)
+            tell(f"A3C, {name}, {repeat}: {speed:.0f} steps/s")
+
+
 # Output
 
 
@@ -492,6 +552,26 @@ def print_updates(args: Args, found: Measurements) -> None:
     )
 
 
+def print_workers(args: Args, found: Measurements) -> None:
+    """Print the table of A3C."""
+    rows = []
+    a2c, one_worker = (
+        median(found.get("steps_per_second", "A3C 64-64", name)) for name in list(WORKERS)[:2]
+    )
+    for name in WORKERS:
+        speeds = found.get("steps_per_second", "A3C 64-64", name)
+        speed, extremes = median(speeds), f"{min(speeds):.0f}–{max(speeds):.0f}"
+        ratios = f"{speed / a2c:.2f}", f"{speed / one_worker:.2f}"
+        memory = f"{max(found.get('memory', 'A3C 64-64', name)):.0f}"
+        rows.append((name, f"{speed:.0f}", extremes, *ratios, memory))
+    print_table(
+        f"A3C on CartPole-v1: {args.repeats} × {args.workers_steps} steps. Memory is the peak of "
+        "one process, the highest of the runs.",
+        "A3C with | steps/s, median | lowest–highest | ÷ SB3's A2C | ÷ 1 worker | memory, MB",
+        rows,
+    )
+
+
 def print_compiling(found: Measurements, case: Case) -> None:
     """Print what compiling costs."""
     cold, warm = (median(found.get("first_update_seconds", case, n)) for n in ("cold", "warm"))
@@ -514,13 +594,17 @@ def main() -> None:
     args = tyro.cli(Args, description=__doc__)
     found = Measurements()
     print(describe_machine(), flush=True)
-    measure_training(args, found)
-    measure_updates(args, found)
-    measure_compiling(args, found)
-    print_training(args, found)
-    print_updates(args, found)
-    for case in args.compiled_cases():
-        print_compiling(found, case)
+    if args.cases():
+        measure_training(args, found)
+        measure_updates(args, found)
+        measure_compiling(args, found)
+        print_training(args, found)
+        print_updates(args, found)
+        for case in args.compiled_cases():
+            print_compiling(found, case)
+    if "A3C" in args.algorithms:
+        measure_workers(args, found)
+        print_workers(args, found)
     if args.csv is not None:
         found.write(args.csv)
 

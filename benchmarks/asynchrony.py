@@ -1,0 +1,113 @@
+"""What asynchrony brings A3C, and what it costs, on CartPole-v1 with 1, 2 and 4 workers.
+
+Left, return against seconds: the mean over seeds of the mean of 20 training episodes, from
+results/A3C_N_workers_episodes.csv, which these commands write, for N = 1, 2, 4:
+    python benchmarks/learning.py --script a3c_cartpole.py --env-id CartPole-v1 --jobs 1
+        --total-timesteps 500000 --seeds 11 15 --name A3C_N_workers -- --num-workers N
+
+Right, updates applied against attempted: nothing locks θ, so of two updates at the same time one
+may be lost, number by number. Here each update of a training run also adds 1 to every number of a
+vector as long as θ, in the same shared memory, in the same way. At the end each should be the count
+of all updates, which is kept under a lock; what is missing was overwritten.
+
+    python benchmarks/asynchrony.py
+"""
+
+import csv
+import os
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor, multiprocessing
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+import a3c_cartpole as a3c  # noqa: E402
+
+RESULTS = ROOT / "benchmarks" / "results"
+WORKERS = (1, 2, 4)
+STEPS = 300_000  # environment steps of a run in which updates are counted
+SEEDS = (11, 12, 13)
+WINDOW = 20  # episodes in the moving average
+
+
+class Counted:
+    """An optimizer that also counts its steps: exactly, and as θ itself would."""
+
+    def __init__(self, optimizer: a3c.SharedRMSProp) -> None:
+        self.optimizer = optimizer
+        self.attempted = multiprocessing.get_context("spawn").Value("q", 0)
+        self.applied = torch.zeros_like(optimizer.theta).share_memory_()
+
+    def step(self, gradient: Tensor, learning_rate: float) -> None:
+        """Do a step, and count it twice."""
+        self.optimizer.step(gradient, learning_rate)
+        self.applied.add_(1.0)
+        with self.attempted.get_lock():
+            self.attempted.get_obj().value += 1
+
+
+def count_updates(workers: int, seed: int) -> tuple[int, float]:
+    """Train; return the updates attempted, and those applied in the mean over all numbers of θ."""
+    args = a3c.Args("CartPole-v1", seed=seed, num_workers=workers, total_timesteps=STEPS)
+    agent = a3c.Agent(a3c.make_env(args.env_id), args)
+    agent.optimizer = counted = Counted(agent.optimizer)
+    for _ in a3c.train(None, agent, args):
+        pass
+    return counted.attempted.value, counted.applied.double().mean().item()
+
+
+def read_returns(path: Path, seconds: np.ndarray) -> np.ndarray:
+    """Return the moving average of each seed's returns at given seconds, [seeds, seconds]."""
+    curves = defaultdict(list)
+    with open(path, newline="") as file:
+        for row in csv.DictReader(file):
+            curves[row["seed"]].append((float(row["seconds"]), float(row["return"])))
+    found = []
+    for curve in map(np.array, curves.values()):
+        average = np.convolve(curve[:, 1], np.ones(WINDOW) / WINDOW, "valid")
+        found.append(np.interp(seconds, curve[WINDOW - 1 :, 0], average))
+    return np.array(found)
+
+
+def main() -> None:
+    """Count, write the CSV, draw."""
+    rows = []
+    for workers in WORKERS:
+        for seed in SEEDS:
+            attempted, applied = count_updates(workers, seed)
+            share = round(applied / attempted, 6)
+            row = {"workers": workers, "seed": seed, "attempted": attempted, "applied": share}
+            rows.append(row)
+            print(*row.items(), flush=True)
+    with open(RESULTS / "asynchrony.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(2, 1))
+    seconds = np.linspace(0, 30, 300)
+    for workers in WORKERS:
+        returns = read_returns(RESULTS / f"A3C_{workers}_workers_episodes.csv", seconds)
+        label = f"{workers} worker{'s' * (workers > 1)}, {len(returns)} seeds"
+        left.plot(seconds, returns.mean(axis=0), label=label)
+    left.set(xlabel="seconds, the start of the processes included", title="A3C on CartPole-v1")
+    left.set(ylabel=f"training return, mean of {WINDOW} episodes")
+    left.legend()
+    means = [np.mean([r["applied"] for r in rows if r["workers"] == n]) for n in WORKERS]
+    bars = right.bar([str(n) for n in WORKERS], [100 * mean for mean in means])
+    right.bar_label(bars, [f"{100 * mean:.2f} %" for mean in means])
+    right.set(xlabel=f"workers, on {os.cpu_count()} cores", ylabel="%", ylim=(0, 110))
+    right.set(title="updates applied, of those attempted")
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+    figure.savefig(RESULTS / "asynchrony.png", dpi=90)
+
+
+if __name__ == "__main__":
+    main()
