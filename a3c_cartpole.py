@@ -20,42 +20,43 @@ Algorithm S3, for each actor-learner, all at the same time
     repeat
         dθ ← 0, dθv ← 0
         synchronise θ′ = θ and θ′v = θv
-        get the state s_t
+        t_start = t, get the state s_t
         repeat
             perform a_t according to the policy π(a_t|s_t;θ′)
             receive the reward r_t and the new state s_t+1
             t ← t + 1, T ← T + 1
-        until s_t is terminal or t_max steps are done
+        until s_t is terminal or t − t_start = t_max
         R = 0 if s_t is terminal, otherwise V(s_t;θ′v)
         for i = t − 1, …, t_start do
             R ← r_i + γ R
-            dθ  ← dθ + ∇θ′ log π(a_i|s_i;θ′) (R − V(s_i;θ′v)) + β ∇θ′ H(π(·|s_i;θ′))
+            dθ  ← dθ + ∇θ′ log π(a_i|s_i;θ′) (R − V(s_i;θ′v)) + β ∇θ′ H(π(·|s_i;θ′))    (section 4)
             dθv ← dθv + ∂(R − V(s_i;θ′v))²/∂θ′v
         update θ with dθ and θv with dθv, asynchronously: no lock, others write meanwhile
     until T > T_max
 
-RMSProp (section 4), whose g all actor-learners share
+RMSProp (section 4), whose g all actor-learners share; for π Δθ is −dθ, for V it is dθv
     g ← α g + (1−α) Δθ²,  θ ← θ − η Δθ / √(g + ε)
 
 Symbol → name in the code
     θ and θv, θ′ and θ′v → agent.theta, theta: each one vector, as the networks share their layers
     s, a, r, R           → observation, action, reward, R
     π, V, H              → softmax of logits, values, entropy
+    Δθ, g                → gradient, agent.optimizer.g
     T, T_max, t_max      → agent.timestep, args.total_timesteps, args.t_max
-    γ, β, η              → args.gamma, args.entropy_coef, args.learning_rate
-    α, ε                 → args.rmsprop_alpha, args.rmsprop_epsilon
+    γ, β, α, ε           → args.gamma, .entropy_coef, .rmsprop_alpha, .rmsprop_epsilon
+    η                    → agent.learning_rate(), which falls from args.learning_rate to 0
 
 Deviations from the paper, and the flags that undo those that have one
-    Small fully connected networks, no frames; as many workers as the machine has cores, not 16.
+    Small fully connected networks, no frames; a worker for each core.            --num-workers 16
     Rollouts are longer.                                                                --t-max 5
-    V's loss weighs less, so that in the layers which they share it does not drown π's: with
-        returns of 100 its gradient is far the longer.                              --value-coef 1
-    The end of a time limit is not terminal: there R = V(s_t;θ′v). A last reward of −1, which
-        tutorials set, is left out: that nothing follows a terminal state says the same.
-    Gradients are not clipped, as in the paper; --max-grad-norm 40, a later convention, does it.
+    The loss of V weighs less, so that in the layers which they share it does not drown that of π:
+        with returns of 100 its gradient is far the longer.                          --value-coef 1
+    ε is large, which bounds a step by η Δθ. With a small one g fades while a solved task leaves
+        hardly a gradient, and the first bad episode throws the policy off.  --rmsprop-epsilon 0.1
+    The end of a time limit is not terminal: there R = V(s_t;θ′v).
 
-What asynchrony makes irreproducible: with several workers, which of them comes first changes from
-run to run, so the same seed gives other numbers each time. One worker gives the same each time.
+With several workers, which comes first changes from run to run, so the same seed gives other
+numbers each time. One worker gives the same each time.
 
 Examples
     python a3c_cartpole.py
@@ -66,6 +67,7 @@ Examples
 """
 
 import argparse
+import atexit
 import contextlib
 import csv
 import difflib
@@ -76,6 +78,7 @@ import os
 import re
 import signal
 import sys
+import threading
 import time
 import warnings
 from collections import deque
@@ -122,11 +125,8 @@ class Args:
     wandb_entity: str | None = None  # W&B user or team
 
     num_workers: int = os.cpu_count() or 1  # actor-learners, a process each
-    optimizer: Literal["rmsprop", "adam"] = (
-        "rmsprop"  # the paper's, or Adam; both with shared state
-    )
-    learning_rate: float = 1.5e-3  # the optimizer's η
-    learning_rate_decay_start: float = 0.0  # share of the run after which η falls, to 0
+    optimizer: Literal["rmsprop", "adam"] = "rmsprop"  # both with shared state
+    learning_rate: float = 1.5e-3  # η at first; it falls to 0 over the run
     rmsprop_alpha: float = 0.99  # RMSProp: decay α of g
     rmsprop_epsilon: float = 1.0  # RMSProp: ε, inside the root
     gamma: float = 0.99  # discount factor γ
@@ -142,8 +142,6 @@ class Args:
         for name in ("learning_rate", "rmsprop_epsilon"):
             value = getattr(self, name)
             require(0 < value < np.inf, flag(name), value, "positive and finite")
-        for name in ("learning_rate_decay_start", "gamma"):
-            require(0 <= getattr(self, name) <= 1, flag(name), getattr(self, name), "in [0, 1]")
         for name in ("entropy_coef", "value_coef"):
             value = getattr(self, name)
             require(0 <= value < np.inf, flag(name), value, "0 or more, and finite")
@@ -152,6 +150,7 @@ class Args:
         workers, steps = self.num_workers, self.total_timesteps
         for holds, name, accepted in (
             (workers <= steps, "num_workers", f"at most --total-timesteps {steps}"),
+            (0 <= self.gamma <= 1, "gamma", "in [0, 1]"),
             (0 <= self.rmsprop_alpha < 1, "rmsprop_alpha", "in [0, 1)"),
             (self.max_grad_norm > 0, "max_grad_norm", "positive"),
             (min(self.hidden_sizes) >= 1, "hidden_sizes", "1 or more each"),
@@ -225,8 +224,9 @@ class SharedRMSProp:
 
     def step(self, gradient: Tensor, learning_rate: float) -> None:
         """Descend a gradient [P]."""
-        self.g.lerp_(gradient.square(), 1 - self.alpha)
-        self.theta.addcdiv_(gradient, (self.g + self.epsilon).sqrt_(), value=-learning_rate)
+        self.g.lerp_(gradient.square(), 1 - self.alpha)  # g ← α g + (1−α) Δθ²
+        root = (self.g + self.epsilon).sqrt_()
+        self.theta.addcdiv_(gradient, root, value=-learning_rate)  # θ ← θ − η Δθ / √(g + ε)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return what all updates so far have left."""
@@ -267,7 +267,7 @@ def check_discrete(env: gym.Env, env_id: str) -> tuple[int, int]:
 
 
 class Agent:
-    """What the workers share: the parameters, the optimizer's state, and the counter T.
+    """The parameters, the optimizer's state and the counter T, which the workers share.
 
     Attributes: episode, timestep (episodes finished and environment steps taken so far, by all).
     Raises UsageError for spaces that `check_discrete` refuses.
@@ -285,6 +285,7 @@ class Agent:
         else:
             self.optimizer = SharedAdam(self.theta)
         self.T = multiprocessing.get_context("spawn").Value("q", 0)
+        # The rest is not shared: `train` keeps it.
         self.episodes = [0] * args.num_workers  # finished by each worker
         self.recent: deque[float] = deque(maxlen=100)  # their returns
         self.best_average, self.best_theta = -np.inf, self.theta.clone()
@@ -308,10 +309,7 @@ class Agent:
 
     def learning_rate(self) -> float:
         """Return η, which falls linearly in T to 0 at T_max."""
-        args = self.args
-        steps = (1 - args.learning_rate_decay_start) * args.total_timesteps
-        share = min(1.0, (args.total_timesteps - self.timestep) / steps) if steps else 1.0
-        return share * args.learning_rate
+        return self.args.learning_rate * (1 - self.timestep / self.args.total_timesteps)
 
     def reset(self, rng: np.random.Generator) -> None:
         """Start an episode; the greedy policy needs no randomness."""
@@ -351,7 +349,8 @@ class Agent:
         self.optimizer.step(gradient, self.learning_rate())
 
     def finish_episode(self, worker: int, return_: float) -> None:
-        """Count a worker's episode; keep θ if the mean of the last 100 returns was never higher."""
+        """Count a worker's episode; keep θ as it is now if the mean of the last 100 returns was
+        never higher, or if there have not been as many."""
         self.episodes[worker] += 1
         self.recent.append(return_)
         full = len(self.recent) == self.recent.maxlen
@@ -363,8 +362,8 @@ class Agent:
     def state_dict(self) -> dict[str, Any]:
         """Return all that a resumed run needs, as tensors, numbers and strings."""
         return {
-            "theta": self.theta,
-            "optimizer": self.optimizer.state_dict(),
+            "theta": self.theta.clone(),  # others may write while it is saved
+            "optimizer": {k: v.clone() for k, v in self.optimizer.state_dict().items()},
             "timestep": self.timestep,
             "episodes": list(self.episodes),
             "recent": list(self.recent),
@@ -392,8 +391,8 @@ def actor_learner(env: gym.Env, agent: Agent, worker: int) -> Iterator[Episode]:
     for weights, biases in layers:
         weights.requires_grad_()
         biases.requires_grad_()
-    for episode in count(agent.episodes[worker]):
-        rng = np.random.default_rng([args.seed, worker, episode])  # all of its randomness
+    for number in count(agent.episodes[worker]):
+        rng = np.random.default_rng([args.seed, worker, number])  # the episode's randomness
         observation, _ = env.reset(seed=int(rng.integers(2**31)))  # get the state s
         return_, length, learned, ended = 0.0, 0, [], False
         while not ended:  # repeat
@@ -425,45 +424,51 @@ def actor_learner(env: gym.Env, agent: Agent, worker: int) -> Iterator[Episode]:
         yield Episode(return_, length, dict(zip(("value_loss", "entropy", "value"), means)))
 
 
-def work(agent: Agent, worker: int, train: Connection) -> None:
+def end_with_parent() -> None:
+    """Wait until the process that started this one has ended, however, and end this one."""
+    wait([multiprocessing.parent_process().sentinel])
+    os._exit(1)
+
+
+def work(agent: Agent, worker: int, parent: Connection) -> None:
     """Be a worker's process: hand each episode to `train`, and go on when it says so."""
-    torch.set_num_threads(1)  # a thread a worker: more would fight for the cores
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    torch.set_num_threads(1)  # more would fight for the cores
     torch.set_flush_denormal(True)
     with contextlib.closing(make_env(agent.args.env_id)) as env:
         try:
             for episode in actor_learner(env, agent, worker):
-                train.send(episode)
-                train.recv()
+                parent.send(episode)
+                parent.recv()
         except FloatingPointError as error:
-            train.send(error)
-        except (EOFError, ConnectionError):  # the process of `train` is no more
-            pass
+            parent.send(error)
 
 
 @contextlib.contextmanager
 def stops_blocked() -> Iterator[None]:
-    """Processes started meanwhile never notice Ctrl-C or SIGTERM; this one does, afterwards."""
-    stops = {signal.SIGINT, signal.SIGTERM}
-    signal.pthread_sigmask(signal.SIG_BLOCK, stops)
+    """Let Ctrl-C and SIGTERM wait; processes started meanwhile never notice them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, stops)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def check_exit(worker: int, code: int) -> None:
-    """Raise ChildProcessError, with the signal if there was one, unless the exit code is 0."""
-    if code < 0:
-        raise ChildProcessError(f"worker {worker} was killed by {signal.Signals(-code).name}")
-    if code > 0:
-        raise ChildProcessError(f"worker {worker} failed, as its traceback says")
+def check_end(worker: int, exit_code: int, agent: Agent) -> None:
+    """Raise ChildProcessError unless a worker ended as it should, when T had reached T_max."""
+    if exit_code != 0 or agent.timestep < agent.args.total_timesteps:
+        cause = f"ended with exit code {exit_code}"
+        if exit_code < 0:
+            cause = f"was killed by {signal.Signals(-exit_code).name}"
+        raise ChildProcessError(f"worker {worker} {cause} at step {agent.timestep}")
 
 
 def train(env: gym.Env, agent: Agent, args: Args) -> Iterator[Episode]:
-    """Start the actor-learners, a process each, and yield every episode that one of them has ended.
+    """Start the actor-learners, a process each, which make environments like env of their own, and
+    yield every episode that one of them has ended.
 
-    That one waits until its episode has been taken, between two episodes. So a checkpoint is exact
-    with one worker; with several, the others learn on meanwhile, and it has all steps counted.
+    That worker waits until the next episode is asked for. So with one worker a checkpoint between
+    two is exact; with several, the others go on, and what they have not yet learned from is lost.
 
     Raises FloatingPointError if a worker meets NaN or infinity, and ChildProcessError if one dies.
     However this ends, no worker is left behind.
@@ -474,9 +479,10 @@ def train(env: gym.Env, agent: Agent, args: Args) -> Iterator[Episode]:
         with stops_blocked():
             for worker in range(args.num_workers):
                 connection, other_end = context.Pipe()
-                process = context.Process(target=work, args=(agent, worker, other_end), daemon=True)
-                processes.append(process)
+                process = context.Process(target=work, args=(agent, worker, other_end))
                 process.start()
+                processes.append(process)
+                atexit.register(process.kill)  # if this generator is then still open
                 other_end.close()
                 working[connection] = worker
         while working:
@@ -487,7 +493,7 @@ def train(env: gym.Env, agent: Agent, args: Args) -> Iterator[Episode]:
                 except (EOFError, ConnectionError):  # its process has ended
                     del working[connection]
                     processes[worker].join()
-                    check_exit(worker, processes[worker].exitcode)
+                    check_end(worker, processes[worker].exitcode, agent)
                     continue
                 if isinstance(message, FloatingPointError):
                     raise message
@@ -496,9 +502,10 @@ def train(env: gym.Env, agent: Agent, args: Args) -> Iterator[Episode]:
                 with contextlib.suppress(ConnectionError):  # if it is dead, recv will say so
                     connection.send("go on")
     finally:
-        for process in processes:
-            if process.pid is not None:
+        with stops_blocked():
+            for process in processes:
                 process.kill()
+            for process in processes:
                 process.join()
 
 

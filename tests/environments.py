@@ -1,5 +1,6 @@
 """Small environments for the tests, by `--env-id tests.environments:NAME`."""
 
+import functools
 import itertools
 
 import gymnasium as gym
@@ -35,10 +36,10 @@ class Counter(gym.Env):
 _rewards = itertools.count()
 
 
-def broken_after(rewards):
+def raise_after(rewards, error, step):
     """Return a reward; after that many of them, in this process, raise an error."""
     if next(_rewards) > rewards:
-        raise RuntimeError("the environment broke")
+        raise error
     return 1.0
 
 
@@ -57,7 +58,13 @@ _register("NeverEnds", None)
 _register(
     "Asymmetric", 20, low=[[-3.0, 0.0, 2.0], [-1.0, 5.0, -9.0]], high=[[1, 10, 2.5], [0, 6, 9]]
 )
-_register("RaisesAfterAWhile", 50, reward=lambda _: broken_after(500), action=Discrete(2))
+for error in (RuntimeError("the environment broke"), SystemExit(0), ConnectionResetError("lost")):
+    _register(
+        f"{type(error).__name__}AfterAWhile",
+        50,
+        reward=functools.partial(raise_after, 500, error),
+        action=Discrete(2),
+    )
 _register("NanReward", 30, reward=lambda step: np.nan if step == 20 else 1.0)
 _register("DiscreteActions", 10, action=Discrete(3))
 _register("UnboundedActions", 10, low=[-np.inf], high=[1.0])

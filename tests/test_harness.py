@@ -304,8 +304,8 @@ NOT_ZERO_DQN = (
     "--learning-starts",
 )
 NOT_NEGATIVE_A3C = (
-    *("--learning-rate", "--learning-rate-decay-start", "--rmsprop-alpha", "--rmsprop-epsilon"),
-    *("--gamma", "--t-max", "--entropy-coef", "--value-coef", "--max-grad-norm", "--num-workers"),
+    *("--learning-rate", "--rmsprop-alpha", "--rmsprop-epsilon", "--gamma"),
+    *("--t-max", "--entropy-coef", "--value-coef", "--max-grad-norm", "--num-workers"),
 )
 NOT_ZERO_A3C = (
     *("--learning-rate", "--rmsprop-epsilon", "--t-max", "--max-grad-norm", "--num-workers"),
