@@ -61,7 +61,7 @@ numbers each time. One worker gives the same each time.
 Examples
     python a3c_cartpole.py
     python a3c_cartpole.py --num-workers 1
-    python a3c_cartpole.py --env-id Acrobot-v1
+    python a3c_cartpole.py --env-id Acrobot-v1 --entropy-coef 0.5
     python a3c_cartpole.py --resume runs/RUN
     python a3c_cartpole.py --play runs/RUN --best --capture-video
 """

@@ -57,6 +57,8 @@ Double Q-learning (van Hasselt et al. 2016, https://arxiv.org/abs/1509.06461) is
 Examples
     python dqn_shower.py
     python dqn_shower.py --env-id CartPole-v1 --total-timesteps 50000
+    python dqn_shower.py --env-id Acrobot-v1 --total-timesteps 100000 --temperature 0.1
+        --hidden-sizes 64 64
     python dqn_shower.py --resume runs/RUN
     python dqn_shower.py --play runs/RUN --capture-video
 """

@@ -13,7 +13,6 @@ of all updates, which is kept under a lock; what is missing was overwritten.
     python benchmarks/asynchrony.py
 """
 
-import csv
 import os
 import sys
 from collections import defaultdict
@@ -27,6 +26,7 @@ from torch import Tensor, multiprocessing
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 import a3c_cartpole as a3c  # noqa: E402
+from benchmarks.learning import read_csv, write_csv  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
 WORKERS = (1, 2, 4)
@@ -64,30 +64,31 @@ def count_updates(workers: int, seed: int) -> tuple[int, float]:
 def read_returns(path: Path, seconds: np.ndarray) -> np.ndarray:
     """Return the moving average of each seed's returns at given seconds, [seeds, seconds]."""
     curves = defaultdict(list)
-    with open(path, newline="") as file:
-        for row in csv.DictReader(file):
-            curves[row["seed"]].append((float(row["seconds"]), float(row["return"])))
+    for row in read_csv(path):
+        curves[row["seed"]].append((float(row["seconds"]), float(row["return"])))
     found = []
     for curve in map(np.array, curves.values()):
         average = np.convolve(curve[:, 1], np.ones(WINDOW) / WINDOW, "valid")
-        found.append(np.interp(seconds, curve[WINDOW - 1 :, 0], average))
+        found.append(np.interp(seconds, curve[WINDOW - 1 :, 0], average, right=np.nan))
     return np.array(found)
 
 
 def main() -> None:
-    """Count, write the CSV, draw."""
-    rows = []
-    for workers in WORKERS:
-        for seed in SEEDS:
-            attempted, applied = count_updates(workers, seed)
-            share = round(applied / attempted, 6)
-            row = {"workers": workers, "seed": seed, "attempted": attempted, "applied": share}
-            rows.append(row)
-            print(*row.items(), flush=True)
-    with open(RESULTS / "asynchrony.csv", "w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    """Count, unless there is a CSV of it, and draw."""
+    path = RESULTS / "asynchrony.csv"
+    if not path.exists():
+        rows = []
+        for workers in WORKERS:
+            for seed in SEEDS:
+                attempted, applied = count_updates(workers, seed)
+                share = round(applied / attempted, 6)
+                row = {"workers": workers, "seed": seed, "attempted": attempted, "applied": share}
+                rows.append(row)
+                print(*row.items(), flush=True)
+        write_csv(path, rows)
+    shares = defaultdict(list)
+    for row in read_csv(path):
+        shares[row["workers"]].append(100 * float(row["applied"]))
 
     figure = Figure(figsize=(11, 4), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(2, 1))
@@ -99,9 +100,8 @@ def main() -> None:
     left.set(xlabel="seconds, the start of the processes included", title="A3C on CartPole-v1")
     left.set(ylabel=f"training return, mean of {WINDOW} episodes")
     left.legend()
-    means = [np.mean([r["applied"] for r in rows if r["workers"] == n]) for n in WORKERS]
-    bars = right.bar([str(n) for n in WORKERS], [100 * mean for mean in means])
-    right.bar_label(bars, [f"{100 * mean:.2f} %" for mean in means])
+    bars = right.bar(list(shares), [np.mean(values) for values in shares.values()])
+    right.bar_label(bars, fmt="%.2f %%")
     right.set(xlabel=f"workers, on {os.cpu_count()} cores", ylabel="%", ylim=(0, 110))
     right.set(title="updates applied, of those attempted")
     for axes in (left, right):
