@@ -280,7 +280,8 @@ def test_learning_rate_falls_with_T(timestep, share):
     assert agent.learning_rate() == pytest.approx(0.1 * share)
 
 
-def count_to_the_end(number, agent, folder):
+def count_to_the_end(number, agent, folder, all_there):
+    all_there.wait(60)
     counted = 0
     while agent.count_step():
         counted += 1
@@ -289,7 +290,8 @@ def count_to_the_end(number, agent, folder):
 
 def test_the_counter_is_exact_under_four_workers(tmp_path):
     agent = make_agent(total_timesteps=100_000)
-    in_processes(count_to_the_end, 4, agent, str(tmp_path))
+    all_there = multiprocessing.get_context("spawn").Barrier(4)
+    in_processes(count_to_the_end, 4, agent, str(tmp_path), all_there)
     counts = [int((tmp_path / str(number)).read_text()) for number in range(4)]
     assert sum(counts) == agent.timestep == 100_000
     assert sorted(counts)[-2] > 0  # or nothing was counted at the same time
