@@ -71,6 +71,7 @@ _register("UnboundedActions", 10, low=[-np.inf], high=[1.0])
 _register("DictObservations", 10, observation=Dict(x=Box(0, 1)))
 _register("ImageObservations", 10, observation=Box(0, 255, (8, 8, 3), np.uint8))
 _register("FirstActionFive", 100, length=7, action=Discrete(3, start=5))
+_register("NeverEndsDiscrete", None, action=Discrete(3))
 _register("TruncatesDiscrete", 7, action=Discrete(3))
 _register(
     "NanRewardDiscrete", 30, reward=lambda step: np.nan if step == 20 else 1.0, action=Discrete(2)

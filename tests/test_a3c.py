@@ -4,6 +4,8 @@ import csv
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import torch
 from torch import multiprocessing
 
 import a3c_cartpole as a3c
-from tests.conftest import SMALL, load, run_here, start
+from tests.conftest import ROOT, SMALL, load, run_here, start
 
 TWO = [*SMALL["a3c_cartpole"], "--num-workers", "2"]
 
@@ -451,6 +453,37 @@ def test_workers_do_not_outlive_a_killed_run():
     process.kill()
     process.communicate()
     assert gone(pids) and not any(path.exists() for path in memory)
+
+
+@on_linux
+def test_workers_do_not_outlive_a_run_killed_in_mid_episode():
+    flags = ["--env-id", "tests.environments:NeverEndsDiscrete-v0", "--num-workers", 2]
+    process = start("a3c_cartpole", *flags, "--total-timesteps", 10**9, "--run-dir", "run")
+    time.sleep(6)  # until they are in the midst of it: nothing tells
+    pids = workers(process.pid)
+    assert len(pids) == 2 and process.poll() is None
+    process.kill()
+    ended = gone(pids)
+    for pid in pids if not ended else ():
+        os.kill(pid, signal.SIGKILL)
+    process.communicate()
+    assert ended
+
+
+def test_an_open_generator_does_not_keep_a_process_from_ending(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import a3c_cartpole as a3c\n"
+        "if __name__ == '__main__':\n"
+        "    args = a3c.Args(num_workers=2)\n"
+        "    agent = a3c.Agent(a3c.make_env(args.env_id), args)\n"
+        "    episodes = a3c.train(None, agent, args)\n"
+        "    print(next(episodes).length > 0)\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, script]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=30, env=environment)
+    assert (result.returncode, result.stdout) == (0, "True\n"), result.stderr
 
 
 @on_linux
