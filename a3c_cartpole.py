@@ -12,7 +12,7 @@
 # ]
 # ///
 """Asynchronous Advantage Actor-Critic: Mnih et al., "Asynchronous Methods for Deep Reinforcement
-Learning", 2016, https://arxiv.org/abs/1602.01783, on CartPole and any other environment with
+Learning", ICML 2016, https://arxiv.org/abs/1602.01783, on CartPole and any other environment with
 discrete actions.
 
 Algorithm S3, for each actor-learner, all at the same time
@@ -112,7 +112,7 @@ class Args:
     """The command line: `env_id` is `--env-id`, and so on."""
 
     env_id: str = "CartPole-v1"  # Gymnasium environment, also as module:Env-v0
-    seed: int = 1  # of everything random; the same seed gives the same run
+    seed: int = 1  # of everything random; with one worker, the same seed gives the same run
     total_timesteps: int = 500_000  # environment steps in all, by all workers
     run_dir: Path | None = None  # where the run goes (default: runs/ENV__SCRIPT__SEED__TIME)
     resume: Path | None = None  # continue the run in this folder
@@ -186,7 +186,7 @@ def as_layers(theta: Any, shapes: list[tuple[int, int]]) -> Layers:
 
 
 def actor_critic(layers: Layers, observation: Any) -> tuple[Any, Any]:
-    """[…, S] → the logits of π(·|s;θ) [..., A] and V(s;θv) […].
+    """[…, S] → the logits of π(·|s;θ) […, A] and V(s;θv) […].
 
     It takes torch's tensors, to learn, and NumPy's arrays, to act: for a single observation NumPy
     is several times as fast.
@@ -267,7 +267,7 @@ def check_discrete(env: gym.Env, env_id: str) -> tuple[int, int]:
 
 
 class Agent:
-    """The parameters, the optimizer's state and the counter T, which the workers share.
+    """The parameters, the optimiser's state and the counter T, which the workers share.
 
     Attributes: episode, timestep (episodes finished and environment steps taken so far, by all).
     Raises UsageError for spaces that `check_discrete` refuses.
@@ -379,7 +379,7 @@ class Agent:
             tensor.copy_(state["optimizer"][name])
         self.T.get_obj().value = state["timestep"]
         self.episodes, self.best_average = list(state["episodes"]), state["best_average"]
-        self.recent.extend(state["recent"])
+        self.recent = deque(state["recent"], self.recent.maxlen)
 
 
 def actor_learner(env: gym.Env, agent: Agent, worker: int) -> Iterator[Episode]:
@@ -425,7 +425,7 @@ def actor_learner(env: gym.Env, agent: Agent, worker: int) -> Iterator[Episode]:
 
 
 def end_with_parent() -> None:
-    """Wait until the process that started this one has ended, however, and end this one."""
+    """Wait until the process that started this one has ended, in whatever way; end this one."""
     wait([multiprocessing.parent_process().sentinel])
     os._exit(1)
 
@@ -464,11 +464,12 @@ def check_end(worker: int, exit_code: int, agent: Agent) -> None:
 
 
 def train(env: gym.Env, agent: Agent, args: Args) -> Iterator[Episode]:
-    """Start the actor-learners, a process each, which make environments like env of their own, and
-    yield every episode that one of them has ended.
+    """Start the actor-learners, a process each; yield every episode that one of them has ended.
 
-    That worker waits until the next episode is asked for. So with one worker a checkpoint between
-    two is exact; with several, the others go on, and what they have not yet learned from is lost.
+    Each makes an environment of its own, by `args.env_id`; env is not used, but `train` takes it in
+    every script. The worker whose episode is yielded waits until the next one is asked for. So with
+    one worker a checkpoint between two is exact; with several, the others go on, and what they have
+    not yet learned from is lost.
 
     Raises FloatingPointError if a worker meets NaN or infinity, and ChildProcessError if one dies.
     However this ends, no worker is left behind.
@@ -715,11 +716,11 @@ def append_csv(path: Path, row: dict[str, Any]) -> None:
         writer.writerow(row)
 
 
-def rewind_csv(path: Path, timestep: int) -> list[dict[str, str]]:
-    """Drop, and return the rest of, what a killed run wrote after its checkpoint at timestep."""
+def rewind_csv(path: Path, episode: int) -> list[dict[str, str]]:
+    """Drop, and return the rest of, what a killed run wrote after its checkpoint at episode."""
     rows = []
     for row in read_csv(path):
-        if None in row.values() or int(row["timestep"]) > timestep:  # None: cut off in mid-row
+        if None in row.values() or int(row["episode"]) > episode:  # None: cut off in mid-row
             break
         rows.append(row)
     write_csv(path, rows)
@@ -834,7 +835,7 @@ class StopRequest:
 
 def run_training(env: gym.Env, agent: Agent, args: Args, run_dir: Path, tracker: Tracker) -> bool:
     """Train, log each episode, write checkpoints; return whether the run came to its end."""
-    rows = rewind_csv(run_dir / "episodes.csv", agent.timestep)
+    rows = rewind_csv(run_dir / "episodes.csv", agent.episode)
     started = time.perf_counter() - (float(rows[-1]["seconds"]) if rows else 0.0)
     recent = deque((float(row["return"]) for row in rows), maxlen=RECENT)
     saved_at = agent.timestep

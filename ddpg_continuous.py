@@ -40,9 +40,10 @@ Deviations from the paper's low-dimensional setting (section 7), and the flags t
         far, clipped to ±10; else a velocity of ±0.07 (MountainCar) is lost on the networks.
         --no-normalize-observations, and for section 3 --batch-norm
     The action enters Q at the first hidden layer.                              --action-layer 2
-    The targets follow five times faster.                                       --tau 0.001
+    The targets follow five times faster, as the runs are far shorter.          --tau 0.001
     No weight decay on Q.                                             --critic-weight-decay 0.01
-    The noise is larger at first and gone by half of the run; the learning rates then fall to 0.
+    The noise is larger at first, or MountainCar's goal is often never found, and gone by half of
+        the run; the learning rates then fall to 0, or what is solved may be unlearned again.
         --noise-sigma 0.2 --noise-final 1 --learning-rate-decay-start 1
     The first update comes after 1,000 steps.                                   --learning-starts 1
     In y, Q′ counts for nothing after a terminal state (but does after a time limit), and actions
@@ -66,7 +67,6 @@ import difflib
 import importlib.metadata
 import io
 import json
-import math
 import os
 import re
 import signal
@@ -139,19 +139,17 @@ class Args:
 
     def __post_init__(self) -> None:
         require_common(self)  # defined, as require and flag are, in the harness below
-        positive = ("actor_learning_rate", "critic_learning_rate", "noise_dt")
-        not_negative = ("critic_weight_decay", "noise_theta", "noise_sigma")
+        for name in ("actor_learning_rate", "critic_learning_rate", "noise_dt"):
+            value = getattr(self, name)
+            require(0 < value < np.inf, flag(name), value, "positive and finite")
+        for name in ("critic_weight_decay", "noise_theta", "noise_sigma"):
+            value = getattr(self, name)
+            require(0 <= value < np.inf, flag(name), value, "0 or more, and finite")
         shares = ("gamma", "tau", "learning_rate_decay_start", "noise_decay_end", "noise_final")
-        counts = ("batch_size", "buffer_size", "learning_starts")
-        for name, value in asdict(self).items():
-            if name in positive:
-                require(0 < value < np.inf, flag(name), value, "positive and finite")
-            elif name in not_negative:
-                require(0 <= value < np.inf, flag(name), value, "0 or more, and finite")
-            elif name in shares:
-                require(0 <= value <= 1, flag(name), value, "in [0, 1]")
-            elif name in counts:
-                require(value >= 1, flag(name), value, "1 or more")
+        for name in shares:
+            require(0 <= getattr(self, name) <= 1, flag(name), getattr(self, name), "in [0, 1]")
+        for name in ("batch_size", "buffer_size", "learning_starts"):
+            require(getattr(self, name) >= 1, flag(name), getattr(self, name), "1 or more")
         steps, size, theta = self.total_timesteps, self.buffer_size, self.noise_theta
         for holds, name, accepted in (
             (min(self.hidden_sizes) >= 1, "hidden_sizes", "1 or more each"),
@@ -311,7 +309,7 @@ class Critic(nn.Module):
 class Adam:
     """Adam (Kingma & Ba 2015) on tensors alone, so that it compiles into the graph of the update.
 
-    Weight decay is the L2 penalty of the paper, added to the gradient.
+    Weight decay is an L2 penalty, added to the gradient.
     """
 
     def __init__(self, network: nn.Module, learning_rate: float, weight_decay: float = 0.0) -> None:
@@ -394,7 +392,8 @@ def soft_update(target: nn.Module, network: nn.Module, tau: float) -> None:
 def compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Compile a function to one graph; without a C++ compiler, say so and run it as it is."""
     torch._dynamo.config.trace_autograd_ops = True  # torch.autograd.grad within the graph
-    graph = torch.compile(function, fullgraph=True, options={"size_asserts": False})
+    unchecked = {"size_asserts": False}  # no array changes its size from call to call
+    graph = torch.compile(function, fullgraph=True, options=unchecked)
 
     def run_graph(*args: Any) -> Tensor:
         nonlocal graph
@@ -418,7 +417,7 @@ def select_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def check_spaces(env: gym.Env, env_id: str) -> tuple[int, int]:
+def check_continuous(env: gym.Env, env_id: str) -> tuple[int, int]:
     """Return S and A; UsageError unless observations are a Box (S,), actions a bounded Box."""
     s, a = env.observation_space, env.action_space
     flat = isinstance(s, gym.spaces.Box) and len(s.shape) == 1
@@ -426,18 +425,18 @@ def check_spaces(env: gym.Env, env_id: str) -> tuple[int, int]:
     box = isinstance(a, gym.spaces.Box)
     require(box, f"--env-id {env_id}: actions in", a, "a Box (for discrete actions there is DQN)")
     require(a.is_bounded(), f"--env-id {env_id}: actions in", a, "bounded on both sides")
-    return s.shape[0], math.prod(a.shape)
+    return s.shape[0], a.low.size
 
 
 class Agent:
     """DDPG: the networks and their targets, their optimisers, the replay buffer, the noise.
 
     Attributes: episode, timestep (episodes finished and environment steps taken so far).
-    Raises UsageError for spaces that `check_spaces` refuses and for a device that is not there.
+    Raises UsageError for spaces that `check_continuous` refuses and for a device that is not there.
     """
 
     def __init__(self, env: gym.Env, args: Args) -> None:
-        S, A = check_spaces(env, args.env_id)
+        S, A = check_continuous(env, args.env_id)
         self.args, self.device = args, select_device(args.device)
         self.low, self.high = env.action_space.low, env.action_space.high
         self.episode = 0
@@ -467,13 +466,14 @@ class Agent:
 
     @torch.no_grad()
     def policy(self, observation: np.ndarray) -> np.ndarray:
-        """Return μ(s), [S] → [A] in [−1, 1]."""
+        """Return μ(s), [S] → [A] in [−1, 1]; FloatingPointError if not finite."""
         if self.args.batch_norm:
             self.actor.eval()  # by the running averages, not those of a batch of one
         s = torch.as_tensor(observation, dtype=torch.float32, device=self.device)
         action = self.actor(self.normalizer(s[None]))[0].cpu().numpy()
         if self.args.batch_norm:
             self.actor.train()
+        require_finite(self.timestep, action=action)
         return action
 
     def explore(self, observation: np.ndarray) -> np.ndarray:
@@ -552,7 +552,6 @@ def train(env: gym.Env, agent: Agent, args: Args) -> Iterator[Episode]:
         while not ended and agent.timestep < args.total_timesteps:  # for t = 1, …, T
             observation = np.array(observation)  # the environment may reuse its array
             action = agent.explore(observation)  # a = μ(s|θμ) + 𝒩
-            require_finite(agent.timestep, action=action)
             next_observation, reward, terminated, truncated, _ = env.step(agent.to_bounds(action))
             agent.timestep += 1
             require_finite(agent.timestep, reward=reward, observation=next_observation)
@@ -777,11 +776,11 @@ def append_csv(path: Path, row: dict[str, Any]) -> None:
         writer.writerow(row)
 
 
-def rewind_csv(path: Path, timestep: int) -> list[dict[str, str]]:
-    """Drop, and return the rest of, what a killed run wrote after its checkpoint at timestep."""
+def rewind_csv(path: Path, episode: int) -> list[dict[str, str]]:
+    """Drop, and return the rest of, what a killed run wrote after its checkpoint at episode."""
     rows = []
     for row in read_csv(path):
-        if None in row.values() or int(row["timestep"]) > timestep:  # None: cut off in mid-row
+        if None in row.values() or int(row["episode"]) > episode:  # None: cut off in mid-row
             break
         rows.append(row)
     write_csv(path, rows)
@@ -896,7 +895,7 @@ class StopRequest:
 
 def run_training(env: gym.Env, agent: Agent, args: Args, run_dir: Path, tracker: Tracker) -> bool:
     """Train, log each episode, write checkpoints; return whether the run came to its end."""
-    rows = rewind_csv(run_dir / "episodes.csv", agent.timestep)
+    rows = rewind_csv(run_dir / "episodes.csv", agent.episode)
     started = time.perf_counter() - (float(rows[-1]["seconds"]) if rows else 0.0)
     recent = deque((float(row["return"]) for row in rows), maxlen=RECENT)
     saved_at = agent.timestep

@@ -19,7 +19,7 @@ Algorithm 1
     initialise the replay memory D and the action values Q(s,a;θ) at random
     initialise the target Q̂ with θ⁻ = θ
     for episode = 1, …, M do
-        receive the first observation s
+        receive the first observation s₁
         for t = 1, …, T do
             with probability ε select a random action a, otherwise a = argmaxₐ Q(s,a;θ)
             execute a, observe r and s′; store (s, a, r, s′) in D
@@ -254,11 +254,11 @@ class ShowerEnv(gym.Env):
             self.window = None
 
 
-if "Shower-v0" not in gym.registry:  # not again as dqn_shower:Shower-v0
+if "Shower-v0" not in gym.registry:  # --env-id dqn_shower:Shower-v0 imports this file a second time
     gym.register("Shower-v0", f"{__name__}:ShowerEnv", max_episode_steps=60)
 
 
-# Shapes: B batch, S observation size, A number of actions (in ReplayBuffer: numbers an action, 1).
+# Shapes: B batch, S observation size, A number of actions (but 1, an index, in ReplayBuffer).
 
 
 class ReplayBuffer:
@@ -366,7 +366,7 @@ class QNetwork(nn.Module):
 class Adam:
     """Adam (Kingma & Ba 2015) on tensors alone, so that it compiles into the graph of the update.
 
-    Weight decay is the L2 penalty of the paper, added to the gradient.
+    Weight decay is an L2 penalty, added to the gradient.
     """
 
     def __init__(self, network: nn.Module, learning_rate: float, weight_decay: float = 0.0) -> None:
@@ -424,7 +424,8 @@ def soft_update(target: nn.Module, network: nn.Module, tau: float) -> None:
 def compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Compile a function to one graph; without a C++ compiler, say so and run it as it is."""
     torch._dynamo.config.trace_autograd_ops = True  # torch.autograd.grad within the graph
-    graph = torch.compile(function, fullgraph=True, options={"size_asserts": False})
+    unchecked = {"size_asserts": False}  # no array changes its size from call to call
+    graph = torch.compile(function, fullgraph=True, options=unchecked)
 
     def run_graph(*args: Any) -> Tensor:
         nonlocal graph
@@ -571,11 +572,11 @@ def train(env: gym.Env, agent: Agent, args: Args) -> Iterator[Episode]:
     while agent.timestep < args.total_timesteps:  # for episode = 1, …, M
         rng = np.random.default_rng([args.seed, agent.episode])  # all of the episode's randomness
         agent.reset(rng)
-        observation, _ = env.reset(seed=int(rng.integers(2**31)))  # receive s
+        observation, _ = env.reset(seed=int(rng.integers(2**31)))  # receive s₁
         return_, length, learned, ended = 0.0, 0, [], False
         while not ended and agent.timestep < args.total_timesteps:  # for t = 1, …, T
             observation = np.array(observation)  # the environment may reuse its array
-            action = agent.explore(observation)  # select a, at random by Q, or ε-greedily
+            action = agent.explore(observation)  # select a: softmax of Q, or ε-greedy
             step = env.step(agent.first_action + action)  # execute a
             next_observation, reward, terminated, truncated, _ = step
             agent.timestep += 1
@@ -802,11 +803,11 @@ def append_csv(path: Path, row: dict[str, Any]) -> None:
         writer.writerow(row)
 
 
-def rewind_csv(path: Path, timestep: int) -> list[dict[str, str]]:
-    """Drop, and return the rest of, what a killed run wrote after its checkpoint at timestep."""
+def rewind_csv(path: Path, episode: int) -> list[dict[str, str]]:
+    """Drop, and return the rest of, what a killed run wrote after its checkpoint at episode."""
     rows = []
     for row in read_csv(path):
-        if None in row.values() or int(row["timestep"]) > timestep:  # None: cut off in mid-row
+        if None in row.values() or int(row["episode"]) > episode:  # None: cut off in mid-row
             break
         rows.append(row)
     write_csv(path, rows)
@@ -921,7 +922,7 @@ class StopRequest:
 
 def run_training(env: gym.Env, agent: Agent, args: Args, run_dir: Path, tracker: Tracker) -> bool:
     """Train, log each episode, write checkpoints; return whether the run came to its end."""
-    rows = rewind_csv(run_dir / "episodes.csv", agent.timestep)
+    rows = rewind_csv(run_dir / "episodes.csv", agent.episode)
     started = time.perf_counter() - (float(rows[-1]["seconds"]) if rows else 0.0)
     recent = deque((float(row["return"]) for row in rows), maxlen=RECENT)
     saved_at = agent.timestep

@@ -24,7 +24,7 @@ Algorithm
 
 Symbol → name in the code
     s, a, r → observation, action, reward
-    𝒜       → action_space (a side of a Box without bound is drawn from −∞ or to ∞)
+    𝒜       → action_space (without bounds Gymnasium draws from a normal or an exponential)
 
 Examples
     python random_baseline.py --env-id CartPole-v1 --eval-episodes 4000
@@ -341,11 +341,11 @@ def append_csv(path: Path, row: dict[str, Any]) -> None:
         writer.writerow(row)
 
 
-def rewind_csv(path: Path, timestep: int) -> list[dict[str, str]]:
-    """Drop, and return the rest of, what a killed run wrote after its checkpoint at timestep."""
+def rewind_csv(path: Path, episode: int) -> list[dict[str, str]]:
+    """Drop, and return the rest of, what a killed run wrote after its checkpoint at episode."""
     rows = []
     for row in read_csv(path):
-        if None in row.values() or int(row["timestep"]) > timestep:  # None: cut off in mid-row
+        if None in row.values() or int(row["episode"]) > episode:  # None: cut off in mid-row
             break
         rows.append(row)
     write_csv(path, rows)
@@ -460,7 +460,7 @@ class StopRequest:
 
 def run_training(env: gym.Env, agent: Agent, args: Args, run_dir: Path, tracker: Tracker) -> bool:
     """Train, log each episode, write checkpoints; return whether the run came to its end."""
-    rows = rewind_csv(run_dir / "episodes.csv", agent.timestep)
+    rows = rewind_csv(run_dir / "episodes.csv", agent.episode)
     started = time.perf_counter() - (float(rows[-1]["seconds"]) if rows else 0.0)
     recent = deque((float(row["return"]) for row in rows), maxlen=RECENT)
     saved_at = agent.timestep

@@ -1,9 +1,7 @@
 """What asynchrony brings A3C, and what it costs, on CartPole-v1 with 1, 2 and 4 workers.
 
-Left, return against seconds: the mean over seeds of the mean of 20 training episodes, from
-results/A3C_N_workers_episodes.csv, which these commands write, for N = 1, 2, 4:
-    python benchmarks/learning.py --script a3c_cartpole.py --env-id CartPole-v1 --jobs 1
-        --total-timesteps 500000 --seeds 11 15 --name A3C_N_workers -- --num-workers N
+Left, return against seconds: the mean over seeds of the curves in results/ablations_curves.csv,
+which `python benchmarks/ablations.py --only A3C` writes.
 
 Right, updates applied against attempted: nothing locks θ, so of two updates at the same time one
 may be lost, number by number. Here each update of a training run also adds 1 to every number of a
@@ -23,16 +21,15 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, multiprocessing
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-import a3c_cartpole as a3c  # noqa: E402
-from benchmarks.learning import read_csv, write_csv  # noqa: E402
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-RESULTS = ROOT / "benchmarks" / "results"
+import a3c_cartpole as a3c
+from benchmarks.ablations import GROUPS
+from benchmarks.runner import RESULTS, WINDOW, Experiment, read_csv, write_csv
+
 WORKERS = (1, 2, 4)
 STEPS = 300_000  # environment steps of a run in which updates are counted
 SEEDS = (11, 12, 13)
-WINDOW = 20  # episodes in the moving average
 
 
 class Counted:
@@ -61,15 +58,13 @@ def count_updates(workers: int, seed: int) -> tuple[int, float]:
     return counted.attempted.value, counted.applied.double().mean().item()
 
 
-def read_returns(path: Path, seconds: np.ndarray) -> np.ndarray:
-    """Return the moving average of each seed's returns at given seconds, [seeds, seconds]."""
+def read_returns(experiment: Experiment, seconds: np.ndarray) -> np.ndarray:
+    """Return the curve of each seed's returns at given seconds, [seeds, seconds]."""
     curves = defaultdict(list)
-    for row in read_csv(path):
-        curves[row["seed"]].append((float(row["seconds"]), float(row["return"])))
-    found = []
-    for curve in map(np.array, curves.values()):
-        average = np.convolve(curve[:, 1], np.ones(WINDOW) / WINDOW, "valid")
-        found.append(np.interp(seconds, curve[WINDOW - 1 :, 0], average, right=np.nan))
+    for row in read_csv(RESULTS / "ablations_curves.csv"):
+        if row["experiment"] == experiment.name:
+            curves[row["seed"]].append((float(row["seconds"]), float(row["return"])))
+    found = [np.interp(seconds, *np.array(curve).T, right=np.nan) for curve in curves.values()]
     return np.array(found)
 
 
@@ -93,9 +88,9 @@ def main() -> None:
     figure = Figure(figsize=(11, 4), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(2, 1))
     seconds = np.linspace(0, 30, 300)
-    for workers in WORKERS:
-        returns = read_returns(RESULTS / f"A3C_{workers}_workers_episodes.csv", seconds)
-        label = f"{workers} worker{'s' * (workers > 1)}, {len(returns)} seeds"
+    for experiment in GROUPS["A3C, CartPole"]:
+        returns = read_returns(experiment, seconds)
+        label = f"{experiment.label}, {len(returns)} seeds"
         left.plot(seconds, returns.mean(axis=0), label=label)
     left.set(xlabel="seconds, the start of the processes included", title="A3C on CartPole-v1")
     left.set(ylabel=f"training return, mean of {WINDOW} episodes")

@@ -1,127 +1,160 @@
-"""Run a script over seeds, two processes at a time; write results/NAME.csv, a row a seed, and
-results/NAME_episodes.csv, a row a training episode.
+"""Does it learn? Run the scripts over environments and seeds, sum them up, draw their curves.
 
-    python benchmarks/learning.py --env-id Pendulum-v1 --total-timesteps 20000 --seeds 11 20
+    python benchmarks/learning.py --quick                 a first look: minutes, to runs/quick/
+    python benchmarks/learning.py                         every experiment of the README: many hours
+    python benchmarks/learning.py --only DDPG Pendulum    those whose names have both, any case
+    python benchmarks/learning.py --script my_fork --env-ids Pendulum-v1 Ant-v5 --seeds 1 5
+        --total-timesteps 50000 -- --tau 0.01             a script of yours, to runs/learning/;
+                                                          what follows -- are flags of its own
 
-A seed's run lives in its own folder: what was interrupted is resumed, what is finished is not run
-again. Flags after `--` go to the script.
+Stop it at any time, and call it again: what was interrupted is resumed, what is finished is kept.
+Three CSV files come of it: learning.csv (a row a seed), learning_curves.csv, and
+learning_summary.csv (interquartile mean over seeds of the greedy returns after the last step, and
+its 95 % bootstrap interval; Agarwal et al. 2021). learning_curves.png has a panel an experiment.
+
+On a Ray cluster, with the repository on a file system that all its machines share:
+    python benchmarks/learning.py --ray-address auto      (local: on this machine alone)
+A task whose worker is lost is tried again, from the run's checkpoint.
 """
 
-import csv
-import json
-import subprocess
+import os
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
-import gymnasium as gym
-import numpy as np
 import tyro
 
-ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.figures import draw_learning
+from benchmarks.runner import RESULTS, ROOT, Experiment, run_all, sum_up
+
+SHOWER = "dqn_shower:Shower-v0"  # found by any script
+DDPG, DQN, A3C, RANDOM = "ddpg_continuous", "dqn_shower", "a3c_cartpole", "random_baseline"
+TEN, FIVE, THREE = range(11, 21), range(11, 16), range(11, 14)  # 1 to 10 are for tuning
+CHEETAH = {"TD3 paper, best": 8577, "CleanRL, v4": 10374}
+DQN_ACROBOT = "--temperature 0.1 --hidden-sizes 64 64"
+A2C = {"RL Zoo, A2C": 500}
+A3C_2 = "--num-workers 2"
+
+LEARNERS = [
+    Experiment(DDPG, "Pendulum-v1", 10_000, TEN, published={"optimum": -132.8}),
+    Experiment(DDPG, "Pendulum-v1", 20_000, TEN, published={"RL Zoo": -152.1, "optimum": -132.8}),
+    Experiment(DDPG, "MountainCarContinuous-v0", 50_000, TEN, published={"RL Zoo, 300k": 93.5}),
+    Experiment(DDPG, "LunarLanderContinuous-v3", 300_000, FIVE, published={"RL Zoo, v2": 230.2}),
+    Experiment(DDPG, "InvertedPendulum-v5", 100_000, FIVE, published={"TD3 paper, 1M": 1000}),
+    Experiment(DDPG, "HalfCheetah-v5", 1_000_000, THREE, published=CHEETAH),
+    Experiment(DQN, SHOWER, 5_000, TEN, 100, published={"optimum": 414 / 7}),
+    Experiment(DQN, "CartPole-v1", 50_000, TEN, 100, "--compile", published={"RL Zoo": 500}),
+    Experiment(DQN, "Acrobot-v1", 100_000, FIVE, 100, f"--compile {DQN_ACROBOT}"),
+    Experiment(A3C, "CartPole-v1", 500_000, TEN, 100, A3C_2, cores=2, published=A2C),
+    Experiment(A3C, "Acrobot-v1", 500_000, FIVE, 100, f"{A3C_2} --entropy-coef 0.5", cores=2),
+]
+TUTORIALS = [
+    Experiment(DDPG, env_id, 20_000, THREE, flags=flags, label=label, published=published)
+    for label, env_id, published, flags in (
+        (
+            "Keras example",
+            "Pendulum-v1",
+            {"training, 61 to 100": -142.2},
+            "--hidden-sizes 256 256 --actor-learning-rate 1e-3 --critic-learning-rate 2e-3 "
+            "--buffer-size 50000 --noise-sigma 0.1 --noise-dt 0.01 --noise-final 1 "
+            "--learning-rate-decay-start 1 --learning-starts 64",
+        ),
+        (
+            "PyTorch notebook",
+            "Pendulum-v1",
+            {},
+            "--action-layer 2 --tau 0.001 --batch-size 128 --noise-sigma 0.2 --noise-decay-end 1 "
+            "--noise-final 0.1 --learning-rate-decay-start 1 --learning-starts 128",
+        ),
+        (
+            "MountainCar blog",
+            "MountainCarContinuous-v0",
+            {},
+            "--hidden-sizes 40 20 --noise-theta 0.05 --noise-sigma 0.25 --noise-final 1 "
+            "--learning-rate-decay-start 1 --learning-starts 64",
+        ),
+        (
+            "the paper",
+            "Pendulum-v1",
+            {},
+            "--no-normalize-observations --action-layer 2 --tau 0.001 --critic-weight-decay 0.01 "
+            "--noise-sigma 0.2 --noise-final 1 --learning-rate-decay-start 1 --learning-starts 1",
+        ),
+    )
+]
+ENV_IDS = dict.fromkeys(experiment.env_id for experiment in LEARNERS)
+EPISODES = {"CartPole-v1": 4_000, SHOWER: 4_000}  # random ones; of the others 100
+RANDOMS = [Experiment(RANDOM, id, 10_000, [1], EPISODES.get(id, 100)) for id in ENV_IDS]
+EXPERIMENTS = LEARNERS + TUTORIALS + RANDOMS
+
+QUICK = [
+    Experiment(DDPG, "Pendulum-v1", 5_000, [1, 2], 20),
+    Experiment(DQN, SHOWER, 5_000, [1, 2, 3, 4], 20),
+    Experiment(DQN, "CartPole-v1", 20_000, [1, 2], 20),
+    Experiment(A3C, "CartPole-v1", 200_000, [1, 2], 20, A3C_2, cores=2),
+    *[Experiment(RANDOM, id, 2_000, [1], 20) for id in ("Pendulum-v1", SHOWER, "CartPole-v1")],
+]
 
 
 @dataclass(frozen=True)
 class Args:
     """The command line."""
 
-    script: str = "ddpg_continuous.py"  # which script
-    env_id: str = "Pendulum-v1"  # Gymnasium environment
-    total_timesteps: int = 20_000  # environment steps of each run
-    seeds: tuple[int, int] = (11, 20)  # first and last seed
-    eval_episodes: int = 50  # greedy episodes after each run, from seed 10,000 on
-    jobs: int = 2  # runs at a time, one thread each
-    name: str | None = None  # of the folder under runs/ and of the CSV (default: ENV_STEPS)
+    only: tuple[str, ...] = ()  # experiments whose names have all these words
+    quick: bool = False  # few short runs of each script
+    script: str | None = None  # in place of the experiments here: a script in this repository
+    env_ids: tuple[str, ...] = ("Pendulum-v1",)  # with --script: its environments
+    total_timesteps: int = 20_000  # with --script: of each run
+    seeds: tuple[int, int] = (11, 20)  # with --script: first and last seed
+    eval_episodes: int = 50  # with --script: greedy episodes after each run
+    jobs: int = os.cpu_count() or 1  # cores to use of this machine
+    ray_address: str | None = None  # of a Ray cluster: an address, auto, or local
+    list: bool = False  # list the experiments, and run nothing
 
 
-def write_csv(path: Path, rows: list[dict]) -> None:
-    """Write rows, all with the same keys, as a CSV file."""
-    path.parent.mkdir(exist_ok=True)
-    with open(path, "w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def read_csv(path: Path) -> list[dict[str, str]]:
-    """Return the rows of a CSV file."""
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def solved_at(env_id: str, returns: list[float]) -> int | None:
-    """Return the episode after which the last 100 returns had the mean that the environment itself
-    calls solved, for the first time; None if there is none."""
-    spec = gym.registry.get(env_id)
-    if spec is None or spec.reward_threshold is None or len(returns) < 100:
-        return None
-    means = np.convolve(returns, np.ones(100) / 100, "valid")
-    solved = np.flatnonzero(means >= spec.reward_threshold - 1e-9)
-    return int(solved[0]) + 99 if len(solved) else None
-
-
-def run_seed(args: Args, name: str, flags: list[str], seed: int) -> dict[str, float]:
-    """Train one seed to its end, or go on with it; return its row of the CSV."""
-    run_dir = ROOT / "runs" / name / str(seed)
-    if not (run_dir / "evaluation.csv").exists():
-        command = [sys.executable, str(ROOT / args.script)]
-        if (run_dir / "args.json").exists():
-            command += ["--resume", str(run_dir)]
-        else:
-            command += ["--env-id", args.env_id, "--seed", str(seed), "--run-dir", str(run_dir)]
-            command += ["--total-timesteps", str(args.total_timesteps)]
-            command += ["--eval-episodes", str(args.eval_episodes), *flags]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    evaluation = [float(row["return"]) for row in read_csv(run_dir / "evaluation.csv")]
-    episodes = read_csv(run_dir / "episodes.csv")
-    returns = [float(row["return"]) for row in episodes]
-    solved = solved_at(args.env_id, returns)
-    used = json.loads((run_dir / "args.json").read_text())
-    return {
-        "seed": seed,
-        "timesteps": used["args"]["total_timesteps"],
-        "evaluation_mean": round(np.mean(evaluation), 3),
-        "evaluation_min": round(min(evaluation), 3),
-        "training_mean_61_to_100": round(np.mean(returns[60:100]), 3)
-        if len(returns) >= 100
-        else "",
-        "training_mean_last_20": round(np.mean(returns[-20:]), 3),
-        "training_mean_last_100": round(np.mean(returns[-100:]), 3),
-        "solved_timesteps": "" if solved is None else episodes[solved]["timestep"],
-        "solved_seconds": "" if solved is None else episodes[solved]["seconds"],
-        "seconds": episodes[-1]["seconds"],
-    }
+def select(args: Args, flags: list[str]) -> tuple[list[Experiment], Path]:
+    """Return the experiments that are asked for, and the folder of their results."""
+    if args.script is not None:
+        script = args.script.removesuffix(".py")
+        if not (ROOT / f"{script}.py").exists():
+            sys.exit(f"--script {args.script}: no such file in {ROOT}")
+        seeds = range(args.seeds[0], args.seeds[1] + 1)
+        rest = args.eval_episodes, " ".join(flags), " ".join(flags) or "defaults"
+        environments = [(script, env_id, args.total_timesteps) for env_id in args.env_ids]
+        chosen = [Experiment(*environment, seeds, *rest) for environment in environments]
+        chosen += [Experiment(RANDOM, env_id, 2_000, [1], 50) for env_id in args.env_ids]
+        return chosen, ROOT / "runs" / "learning"
+    if flags:
+        sys.exit(f"{' '.join(flags)}: flags after -- need --script")
+    experiments, results = (
+        (QUICK, ROOT / "runs" / "quick") if args.quick else (EXPERIMENTS, RESULTS)
+    )
+    chosen = [e for e in experiments if all(w.lower() in e.name.lower() for w in args.only)]
+    if not chosen:
+        names = "\n    ".join(experiment.name for experiment in experiments)
+        sys.exit(f"--only {' '.join(args.only)}: no such experiment; there are\n    {names}")
+    return chosen, results
 
 
 def main() -> None:
-    """Run all seeds, print their rows and the means, write the CSV."""
+    """Run the experiments, sum them up, draw them."""
     own, flags = sys.argv[1:], []
     if "--" in own:
         own, flags = own[: own.index("--")], own[own.index("--") + 1 :]
     args = tyro.cli(Args, args=own, description=__doc__)
-    name = args.name or f"{args.env_id}_{args.total_timesteps}"
-    seeds = range(args.seeds[0], args.seeds[1] + 1)
-    results, rows = ROOT / "benchmarks" / "results", []
-    with ThreadPoolExecutor(args.jobs) as pool:
-        for row in pool.map(partial(run_seed, args, name, flags), seeds):
-            rows.append(row)
-            print(*row.values(), sep="\t", flush=True)
-            write_csv(results / f"{name}.csv", rows)
-    episodes = [
-        {
-            "seed": seed,
-            "timestep": row["timestep"],
-            "return": round(float(row["return"]), 3),
-            "seconds": row["seconds"],
-        }
-        for seed in seeds
-        for row in read_csv(ROOT / "runs" / name / str(seed) / "episodes.csv")
-    ]
-    write_csv(results / f"{name}_episodes.csv", episodes)
-    means = np.array([row["evaluation_mean"] for row in rows])
-    print(f"{name}: evaluation mean {means.mean():.1f}, lowest {means.min():.1f}, n {len(means)}")
+    experiments, results = select(args, flags)
+    if args.list:
+        print(*(experiment.name for experiment in experiments), sep="\n")
+        return
+    runs = results if results != RESULTS else ROOT / "runs" / "benchmarks"
+    failures = run_all(experiments, runs, args.jobs, args.ray_address)
+    sum_up(experiments, runs, results, "learning")
+    draw_learning(results, LEARNERS if results == RESULTS else experiments)
+    for failure in failures:
+        print(f"failed: {failure}", file=sys.stderr)
+    sys.exit(1 if failures else 0)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""Speed and memory of the learners, beside those of Stable-Baselines3 and beside a floor.
+"""Speed and memory of the scripts, beside Stable-Baselines3's and beside a floor, and what becomes
+of them as the work grows.
 
 Everything runs on the CPU, in one thread a process. Each measurement has a process of its own, so
 that imports, threads and memory of one do not touch another; what is compared takes turns, so that
 a noisy machine is noisy for all. Tables go to the output, progress to the error output.
 
-1, 2. Steps per second of training, DDPG on Pendulum-v1 and DQN on the shower, from the end of a
+1. Steps per second of training, DDPG on Pendulum-v1 and DQN on the shower, from the end of a
     warm-up on, compilation excluded, with one update a step, and the peak memory of the process.
     Both sides: networks of the same size (checked), the same batch size, a buffer of the same size,
     as many updates in the timed window (checked), denormals flushed, nothing logged; for DDPG OU
@@ -12,15 +13,18 @@ a noisy machine is noisy for all. Tables go to the output, progress to the error
     normalises observations, and draws DQN's actions from Boltzmann's distribution, its defaults;
     SB3 explores ε-greedily (ε is 1 at first, so at first it saves the network's forward pass) and
     wraps the environment in a monitor and a vector of one.
-3. An update against its floor, see `make_floor`.
-4. What compiling costs, and after how many steps it has paid for itself.
-5. Steps per second of A3C on CartPole-v1 with 1, 2 and 4 workers, beside SB3's A2C with 8
-    environments in its one process, both at their defaults, with networks of the same sizes; from
-    the first 20,000 steps on, so that no start of a process counts.
+    The random agent on CartPole-v1, whose floor is the environment alone.
+    A3C on CartPole-v1 with 1, 2 and 4 workers, beside SB3's A2C with 8 environments in its one
+    process, both at their defaults, with networks of the same sizes; from the first 20,000 steps
+    on, so that no start of a process counts.
+2. An update against its floor, see `make_floor`.
+3. What compiling costs, and after how many steps it has paid for itself.
+4. With wider networks and larger batches, a fuller replay buffer, more workers, and in a long run
+    the speed of its second tenth beside that of its last.
 
 Linux or macOS. From the root of the repository:
     python -m pip install -r benchmarks/requirements.txt
-    python benchmarks/speed.py --csv speed.csv
+    python benchmarks/speed.py --csv benchmarks/results/speed.csv
 """
 
 import csv
@@ -40,7 +44,7 @@ from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Self
 
 import gymnasium as gym
 import numpy as np
@@ -56,31 +60,24 @@ EPISODES = 600  # steps, after which episodes of both environments (200 and 60 s
 LEARNING_STARTS = 500  # steps before the first update
 WARM_UP = 600  # steps before the timed ones
 CALLS = 10  # updates timed together, 1/20 of --steps times
-WORKERS_WARM_UP = 20_000  # steps of A3C and A2C before the timed ones
+FAST_WARM_UP = 20_000  # steps of A3C and A2C before the timed ones
 
 
 @dataclass(frozen=True)
 class Args:
     """The command line."""
 
-    repeats: int = 5  # processes for each row of the first table, and for the compile times
-    steps: int = 1800  # timed environment steps in each, a multiple of 600
-    workers_steps: int = 200_000  # timed environment steps of A3C and A2C
-    algorithms: tuple[Literal["DDPG", "DQN", "A3C"], ...] = ("DDPG", "DQN", "A3C")  # which
+    repeats: int = 3  # processes for each speed, and for the compile times
+    steps: int = 600  # timed environment steps of DDPG in each, a multiple of 600; DQN's: ten times
+    fast_steps: int = 200_000  # timed environment steps of A3C, A2C and the random agent
+    parts: tuple[Literal["training", "updates", "compiling", "growth"], ...] = (
+        *("training", "updates", "compiling", "growth"),
+    )  # which of the four
     csv: Path | None = None  # where to write every single measurement
 
     def __post_init__(self) -> None:
         if self.repeats < 1 or self.steps < EPISODES or self.steps % EPISODES:
             sys.exit(f"--repeats must be 1 or more, --steps a multiple of {EPISODES}")
-
-    def cases(self) -> list["Case"]:
-        """Return what to measure."""
-        return [case for case in CASES if case.algorithm in self.algorithms]
-
-    def compiled_cases(self) -> list["Case"]:
-        """Return the case with the default sizes of each algorithm that compiles."""
-        names = [name for name in self.algorithms if name in SCRIPTS]
-        return [next(c for c in self.cases() if c.algorithm == name) for name in names]
 
 
 class Case(NamedTuple):
@@ -95,7 +92,20 @@ class Case(NamedTuple):
         return f"{self.algorithm} {h1}-{h2}, batch {self.batch_size}"
 
 
-CASES = (Case("DDPG", (400, 300), 64), Case("DDPG", (256, 256), 256), Case("DQN", (24, 24), 32))
+DEFAULTS = (Case("DDPG", (400, 300), 64), Case("DQN", (24, 24), 32))
+CASES = (DEFAULTS[0], Case("DDPG", (256, 256), 256), DEFAULTS[1])
+WIDER = [Case("DDPG", (width, width), 64) for width in (64, 128, 256, 512)]
+WIDER += [Case("DQN", (width, width), 32) for width in (64, 256)]
+LARGER = [Case("DDPG", (400, 300), batch_size) for batch_size in (16, 256)]
+LARGER += [Case("DQN", (24, 24), batch_size) for batch_size in (128, 512)]
+TRANSITIONS = (1_000, 10_000, 100_000, 1_000_000)  # in the replay buffer
+A3C_SIZES = ((32, 32), (64, 64), (128, 128), (256, 256))
+LONG_RUNS = {  # script: environment, steps, flags
+    "random_baseline": ("CartPole-v1", 1_000_000, {}),
+    "ddpg_continuous": ("Pendulum-v1", 40_000, {}),
+    "dqn_shower": ("CartPole-v1", 100_000, {"compile": True}),
+    "a3c_cartpole": ("CartPole-v1", 1_000_000, {"num_workers": 2}),
+}
 
 
 class Run(NamedTuple):
@@ -121,6 +131,15 @@ class Measurements:
     def get(self, measurement: str, case: Case | str, of: str) -> list[float]:
         """Return the values in the order they came."""
         return self.values[measurement, str(case), of]
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read what `write` wrote."""
+        found = cls()
+        with open(path, newline="") as file:
+            for row in csv.DictReader(file):
+                found.add(row["measurement"], row["case"], row["of"], float(row["value"]))
+        return found
 
     def write(self, path: Path) -> None:
         """Write a CSV file, a row for each value."""
@@ -169,7 +188,7 @@ def end_run(marks: list[tuple[float, int]], steps: int, *networks: torch.nn.Modu
     )
 
 
-# 1, 2. Training
+# 1. Training
 
 
 class Counted:
@@ -250,21 +269,97 @@ IMPLEMENTATIONS: dict[str, Callable[[Case, int], Run]] = {
 }
 
 
+def run_random(steps: int) -> tuple[float, float]:
+    """Run the random agent; return its steps per second and its peak memory."""
+    import random_baseline as random
+
+    args = random.Args("CartPole-v1", total_timesteps=steps)
+    env = random.make_env(args.env_id)
+    start = time.perf_counter()
+    for _ in random.train(env, random.Agent(env, args), args):
+        pass
+    return steps / (time.perf_counter() - start), peak_memory(resource.RUSAGE_SELF)
+
+
+def run_environment(steps: int) -> tuple[float, float]:
+    """Step through the environment, and do nothing else."""
+    env = gym.make("CartPole-v1")
+    env.reset(seed=1)
+    start = time.perf_counter()
+    for _ in range(steps):
+        *_, terminated, truncated, _ = env.step(0)
+        if terminated or truncated:
+            env.reset()
+    return steps / (time.perf_counter() - start), peak_memory(resource.RUSAGE_SELF)
+
+
+def run_a3c(
+    workers: int, steps: int, hidden_sizes: tuple[int, int] = (64, 64)
+) -> tuple[float, float]:
+    """Train A3C; return its steps per second and the peak memory of its largest worker."""
+    import a3c_cartpole as a3c
+
+    total = FAST_WARM_UP + steps
+    sizes = {"num_workers": workers, "hidden_sizes": hidden_sizes}
+    args = a3c.Args("CartPole-v1", total_timesteps=total, **sizes)
+    agent, marks = a3c.Agent(a3c.make_env(args.env_id), args), []
+    for _ in a3c.train(None, agent, args):
+        if agent.timestep >= FAST_WARM_UP:
+            marks.append((time.perf_counter(), agent.timestep))
+    (start, first), (end, last) = marks[0], marks[-1]
+    return (last - first) / (end - start), peak_memory(resource.RUSAGE_CHILDREN)
+
+
+def run_a2c(environments: int, steps: int) -> tuple[float, float]:
+    """Train SB3's A2C; return its steps per second and its peak memory."""
+    from stable_baselines3 import A2C
+    from stable_baselines3.common.env_util import make_vec_env
+
+    envs = make_vec_env("CartPole-v1", environments, seed=1)
+    model = A2C("MlpPolicy", envs, seed=1, device="cpu")
+    marks = []
+
+    def mark(*_: Any) -> bool:
+        if model.num_timesteps >= FAST_WARM_UP:
+            marks.append((time.perf_counter(), model.num_timesteps))
+        return True
+
+    model.learn(FAST_WARM_UP + steps, callback=mark, log_interval=10**9)
+    (start, first), (end, last) = marks[0], marks[-1]
+    return (last - first) / (end - start), peak_memory(resource.RUSAGE_SELF)
+
+
+FAST: dict[tuple[str, str], Callable[[int], tuple[float, float]]] = {
+    ("random", "ours"): run_random,
+    ("random", "environment"): run_environment,
+    ("A3C 64-64", "SB3's A2C, 8 environments"): partial(run_a2c, 8),
+    ("A3C 64-64", "1 worker"): partial(run_a3c, 1),
+    ("A3C 64-64", "2 workers"): partial(run_a3c, 2),
+    ("A3C 64-64", "4 workers"): partial(run_a3c, 4),
+}
+
+
 def measure_training(args: Args, found: Measurements) -> None:
     """Train with each implementation in turn, and so on, --repeats times."""
-    for case in args.cases():
-        for repeat in range(args.repeats):
+    for repeat in range(args.repeats):
+        for case in CASES:
+            steps = args.steps * (10 if case.algorithm == "DQN" else 1)
             runs = {}
             for name, implementation in IMPLEMENTATIONS.items():
-                runs[name] = run = in_new_process(implementation, case, args.steps)
+                runs[name] = run = in_new_process(implementation, case, steps)
                 for measurement in ("steps_per_second", "memory", "child_memory"):
                     found.add(measurement, case, name, getattr(run, measurement))
                 tell(f"{case}, {name}, {repeat}: {run.steps_per_second:.0f} steps/s")
-            assert {run.updates for run in runs.values()} == {args.steps}, runs
+            assert {run.updates for run in runs.values()} == {steps}, runs
             assert len({run.parameters for run in runs.values()}) == 1, runs
+        for (case, name), function in FAST.items():
+            speed, memory = in_new_process(function, args.fast_steps)
+            found.add("steps_per_second", case, name, speed)
+            found.add("memory", case, name, memory)
+            tell(f"{case}, {name}, {repeat}: {speed:.0f} steps/s")
 
 
-# 3. The update and its floor
+# 2. The update and its floor
 
 
 def fill(agent: Any, transitions: int = 1000) -> Any:
@@ -393,17 +488,22 @@ def time_updates(case: Case, rounds: int) -> dict[str, list[float]]:
     return {name: values[1:] for name, values in seconds.items()}  # the first round compiles
 
 
+def add_updates(found: Measurements, measurement: str, case: Case, rounds: int) -> None:
+    """Time updates and floor for a case in one process."""
+    seconds = in_new_process(time_updates, case, rounds)
+    for name, values in seconds.items():
+        for value in values:
+            found.add(measurement, case, name, value)
+    tell(f"{case}: " + ", ".join(f"{n} {median(v) * 1e6:.0f} µs" for n, v in seconds.items()))
+
+
 def measure_updates(args: Args, found: Measurements) -> None:
-    """Time updates and floor for each case in one process."""
-    for case in args.cases():
-        seconds = in_new_process(time_updates, case, args.steps // 20)
-        for name, values in seconds.items():
-            for value in values:
-                found.add("update_seconds", case, name, value)
-        tell(f"{case}: " + ", ".join(f"{n} {median(v) * 1e6:.0f} µs" for n, v in seconds.items()))
+    """Time updates and floor for each case."""
+    for case in CASES:
+        add_updates(found, "update_seconds", case, args.steps // 20)
 
 
-# 4. Compiling
+# 3. Compiling
 
 
 def first_update(case: Case, cache: str) -> tuple[float, float, float]:
@@ -420,7 +520,7 @@ def first_update(case: Case, cache: str) -> tuple[float, float, float]:
 
 def measure_compiling(args: Args, found: Measurements) -> None:
     """Time the first update with an empty compiler cache, and again with what that one left."""
-    for case in args.compiled_cases():
+    for case in DEFAULTS:
         for repeat in range(args.repeats):
             with tempfile.TemporaryDirectory() as cache:
                 for name in ("cold", "warm"):
@@ -431,58 +531,60 @@ def measure_compiling(args: Args, found: Measurements) -> None:
                     tell(f"{case}, first update, {name} cache, {repeat}: {seconds:.1f} s")
 
 
-# 5. Workers
+# 4. Growth
 
 
-def run_a3c(workers: int, steps: int) -> tuple[float, float]:
-    """Train A3C; return its steps per second and the peak memory of its largest worker."""
-    import a3c_cartpole as a3c
+def use_buffer(transitions: int) -> tuple[float, float]:
+    """Fill a replay buffer of Pendulum's size; return the seconds it takes to add a transition and
+    draw a minibatch of 64, and the memory of the buffer, in MB."""
+    from ddpg_continuous import ReplayBuffer
 
-    total = WORKERS_WARM_UP + steps
-    args = a3c.Args("CartPole-v1", num_workers=workers, total_timesteps=total)
-    agent, marks = a3c.Agent(a3c.make_env(args.env_id), args), []
-    for _ in a3c.train(None, agent, args):
-        if agent.timestep >= WORKERS_WARM_UP:
-            marks.append((time.perf_counter(), agent.timestep))
-    (start, first), (end, last) = marks[0], marks[-1]
-    return (last - first) / (end - start), peak_memory(resource.RUSAGE_CHILDREN)
-
-
-def run_a2c(environments: int, steps: int) -> tuple[float, float]:
-    """Train SB3's A2C; return its steps per second and its peak memory."""
-    from stable_baselines3 import A2C
-    from stable_baselines3.common.env_util import make_vec_env
-
-    envs = make_vec_env("CartPole-v1", environments, seed=1)
-    model = A2C("MlpPolicy", envs, seed=1, device="cpu")
-    marks = []
-
-    def mark(*_: Any) -> bool:
-        if model.num_timesteps >= WORKERS_WARM_UP:
-            marks.append((time.perf_counter(), model.num_timesteps))
-        return True
-
-    model.learn(WORKERS_WARM_UP + steps, callback=mark, log_interval=10**9)
-    (start, first), (end, last) = marks[0], marks[-1]
-    return (last - first) / (end - start), peak_memory(resource.RUSAGE_SELF)
+    rng, calls = np.random.default_rng(0), 20_000
+    buffer = ReplayBuffer(transitions, 3, 1)
+    observation, action = np.ones(3, np.float32), np.ones(1, np.float32)
+    buffer.rows[:] = rng.random(buffer.rows.shape, np.float32)
+    buffer.count = transitions
+    start = time.perf_counter()
+    for _ in range(calls):
+        buffer.add(observation, action, 1.0, observation, False)
+        buffer.sample(64, rng)
+    return (time.perf_counter() - start) / calls, buffer.rows.nbytes / 1e6
 
 
-WORKERS: dict[str, Callable[[int], tuple[float, float]]] = {
-    "SB3's A2C, 8 environments": partial(run_a2c, 8),
-    "1 worker": partial(run_a3c, 1),
-    "2 workers": partial(run_a3c, 2),
-    "4 workers": partial(run_a3c, 4),
-}
+def run_long(name: str) -> tuple[float, float]:
+    """Train; return the steps per second of the second tenth of the run, and of the last."""
+    script = importlib.import_module(name)
+    env_id, total, options = LONG_RUNS[name]
+    args = script.Args(env_id, total_timesteps=total, **options)
+    env = script.make_env(env_id)
+    agent, marks = script.Agent(env, args), []
+    for _ in script.train(env, agent, args):
+        marks.append((time.perf_counter(), agent.timestep))
+    seconds, timesteps = np.array(marks).T
+    times = np.interp(np.array([0.1, 0.2, 0.9, 1.0]) * total, timesteps, seconds)
+    return 0.1 * total / (times[1] - times[0]), 0.1 * total / (times[3] - times[2])
 
 
-def measure_workers(args: Args, found: Measurements) -> None:
-    """Train A3C with each number of workers, and A2C, in turn, and so on, --repeats times."""
-    for repeat in range(args.repeats):
-        for name, function in WORKERS.items():
-            speed, memory = in_new_process(function, args.workers_steps)
-            found.add("steps_per_second", "A3C 64-64", name, speed)
-            found.add("memory", "A3C 64-64", name, memory)
-            tell(f"A3C, {name}, {repeat}: {speed:.0f} steps/s")
+def measure_growth(args: Args, found: Measurements) -> None:
+    """Time what may grow with the work, each once."""
+    for case in (*WIDER, *LARGER):
+        add_updates(found, "growing_update_seconds", case, args.steps // 20)
+    for transitions in TRANSITIONS:
+        seconds, memory = in_new_process(use_buffer, transitions)
+        found.add("buffer_seconds", str(transitions), "add and sample", seconds)
+        found.add("buffer_memory", str(transitions), "add and sample", memory)
+        tell(f"replay buffer of {transitions:,}: {seconds * 1e6:.1f} µs")
+    for sizes in A3C_SIZES:
+        for workers in (1, 2):
+            speed, _ = in_new_process(run_a3c, workers, args.fast_steps // 2, sizes)
+            case = f"A3C {sizes[0]}-{sizes[1]}"
+            found.add("growing_steps_per_second", case, str(workers), speed)
+            tell(f"{case}, {workers} workers: {speed:.0f} steps/s")
+    for name in LONG_RUNS:
+        early, late = in_new_process(run_long, name)
+        found.add("long_run", name, "second tenth", early)
+        found.add("long_run", name, "last tenth", late)
+        tell(f"{name}: {early:.0f} steps/s early, {late:.0f} late")
 
 
 # Output
@@ -491,13 +593,6 @@ def measure_workers(args: Args, found: Measurements) -> None:
 def tell(text: str) -> None:
     """Print a line of progress."""
     print(text, file=sys.stderr, flush=True)
-
-
-def print_table(title: str, header: str, rows: list[tuple[Any, ...]]) -> None:
-    """Print a Markdown table."""
-    print(f"\n{title}\n\n| {header} |\n|{' --- |' * len(header.split(' | '))}")
-    for row in rows:
-        print("| " + " | ".join(str(cell) for cell in row) + " |")
 
 
 def describe_machine() -> str:
@@ -513,100 +608,26 @@ def describe_machine() -> str:
     return ", ".join(parts)
 
 
-def print_training(args: Args, found: Measurements) -> None:
-    """Print the first table."""
-    rows = []
-    for case in args.cases():
-        sb3 = median(found.get("steps_per_second", case, "SB3"))
-        for name in IMPLEMENTATIONS:
-            speeds = found.get("steps_per_second", case, name)
-            speed = median(speeds)
-            memory = max(found.get("memory", case, name))
-            children = max(found.get("child_memory", case, name))
-            extremes, ratio = f"{min(speeds):.0f}–{max(speeds):.0f}", f"{speed / sb3:.2f}"
-            at_most = f"≤ {children:.0f}" if children else "none"
-            rows.append((case, name, f"{speed:.0f}", extremes, ratio, f"{memory:.0f}", at_most))
-    print_table(
-        f"Training: {args.repeats} × {args.steps} steps, an update each. Memory is the "
-        "peak, the highest of the runs; that of a child process (compiler) is an upper bound.",
-        "networks | implementation | steps/s, median | lowest–highest | ÷ SB3 | memory, MB "
-        "| child process, MB",
-        rows,
-    )
-
-
-def print_updates(args: Args, found: Measurements) -> None:
-    """Print the second table."""
-    rows = []
-    for case in args.cases():
-        floor = found.get("update_seconds", case, "floor")
-        for name in ("compiled", "eager"):
-            seconds = found.get("update_seconds", case, name)
-            ratio = median(update / low for update, low in zip(seconds, floor))
-            times = (f"{median(values) * 1e6:.0f}" for values in (seconds, floor))
-            rows.append((case, name, *times, f"{ratio:.2f}"))
-    print_table(
-        f"An update against its floor: medians of {args.steps // 20} rounds of {CALLS}",
-        "networks | update | µs | floor, µs | update ÷ floor, median of the rounds",
-        rows,
-    )
-
-
-def print_workers(args: Args, found: Measurements) -> None:
-    """Print the table of A3C."""
-    rows = []
-    a2c, one_worker = (
-        median(found.get("steps_per_second", "A3C 64-64", name)) for name in list(WORKERS)[:2]
-    )
-    for name in WORKERS:
-        speeds = found.get("steps_per_second", "A3C 64-64", name)
-        speed, extremes = median(speeds), f"{min(speeds):.0f}–{max(speeds):.0f}"
-        ratios = f"{speed / a2c:.2f}", f"{speed / one_worker:.2f}"
-        memory = f"{max(found.get('memory', 'A3C 64-64', name)):.0f}"
-        rows.append((name, f"{speed:.0f}", extremes, *ratios, memory))
-    print_table(
-        f"A3C on CartPole-v1: {args.repeats} × {args.workers_steps} steps. Memory is the peak of "
-        "one process, the highest of the runs.",
-        "A3C with | steps/s, median | lowest–highest | ÷ SB3's A2C | ÷ 1 worker | memory, MB",
-        rows,
-    )
-
-
-def print_compiling(found: Measurements, case: Case) -> None:
-    """Print what compiling costs."""
-    cold, warm = (median(found.get("first_update_seconds", case, n)) for n in ("cold", "warm"))
-    memory, children = (max(found.get(n, case, "cold")) for n in ("memory", "child_memory"))
-    eager, compiled = (median(found.get("update_seconds", case, n)) for n in ("eager", "compiled"))
-    gain = eager - compiled
-    pays = f"from {cold / gain:,.0f} steps on" if gain > 0 else "never, being no faster"
-    print(
-        f"\nCompiling ({case}): building the agent and the first update take {cold:.1f} s with an "
-        f"empty cache and {warm:.1f} s with a warm one; an update is then {gain * 1e6:.0f} µs "
-        f"faster. With an empty cache it pays {pays}. Peak memory while compiling: {memory:.0f} "
-        f"MB, and at most {children:.0f} MB in the largest child process."
-    )
-
-
 def main() -> None:
     """Measure everything, then print."""
     import tyro
 
     args = tyro.cli(Args, description=__doc__)
     found = Measurements()
-    print(describe_machine(), flush=True)
-    if args.cases():
-        measure_training(args, found)
-        measure_updates(args, found)
-        measure_compiling(args, found)
-        print_training(args, found)
-        print_updates(args, found)
-        for case in args.compiled_cases():
-            print_compiling(found, case)
-    if "A3C" in args.algorithms:
-        measure_workers(args, found)
-        print_workers(args, found)
-    if args.csv is not None:
-        found.write(args.csv)
+    measures = {
+        "training": measure_training,
+        "updates": measure_updates,
+        "compiling": measure_compiling,
+        "growth": measure_growth,
+    }
+    for part in args.parts:
+        measures[part](args, found)
+        if args.csv is not None:
+            found.write(args.csv)
+    from benchmarks.tables import speed_tables  # only now: memory is measured above
+
+    print(describe_machine())
+    print(*speed_tables(found).values(), sep="\n\n")
 
 
 if __name__ == "__main__":

@@ -299,6 +299,13 @@ def test_actions_meet_asymmetric_bounds_of_any_shape():
     assert run_here("ddpg_continuous", *flags, "--no-compile", "--noise-sigma", 3) == 0
 
 
+def test_policy_that_became_nan_is_not_played():
+    agent = make_agent()
+    agent.actor.output.bias.data[0] = torch.nan
+    with pytest.raises(FloatingPointError, match="action became .*nan"):
+        agent.act(np.zeros(agent.buffer.widths[0]))
+
+
 def test_soft_update_follows_running_averages():
     agent = make_agent(batch_norm=True, tau=0.25)
     target, (_, _, _, s_next, _), batch = agent.target_critic.norm0, *make_batch()

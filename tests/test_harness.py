@@ -221,9 +221,11 @@ def test_rows_after_the_checkpoint_are_dropped(script, tmp_path):
     assert run_here(script, *SMALL[script], "--run-dir", "half") == 0
     assert run_here(script, *flags, "--run-dir", "whole") == 0
     half, whole = tmp_path / "half" / "episodes.csv", tmp_path / "whole" / "episodes.csv"
-    half.write_text(half.read_text() + "99,4123,1.0,200,1.0,0,0,0\n100,41")
+    half.write_text(half.read_text() + "99,1200,1.0,200,1.0,0,0,0\n100,41")
     assert run_here(script, "--resume", "half", "--total-timesteps", 2000) == 0
-    steps = [int(row[1]) for row in without_seconds(half)[1:]]
+    rows = without_seconds(half)[1:]
+    assert [int(row[0]) for row in rows] == list(range(1, len(rows) + 1))
+    steps = [int(row[1]) for row in rows]
     assert steps == sorted(set(steps)) and steps[-1] <= 2000
     assert (
         json.loads((tmp_path / "half" / "args.json").read_text())["args"]["total_timesteps"] == 2000

@@ -1,0 +1,111 @@
+"""What does it take? Each part taken away, or each deviation from the paper undone, by flags alone.
+
+    python benchmarks/ablations.py                     all: hours
+    python benchmarks/ablations.py --only DDPG Pendulum    groups whose titles have both words
+
+DDPG: Figure 2 of the paper, with and without target networks (τ = 1) and batch normalisation; no
+noise; and our deviations, one by one and all at once. DQN: Boltzmann against ε-greedy, with and
+without a target network, double, Huber. A3C: the number of workers.
+
+As with learning.py, what was interrupted is resumed. To results/: ablations.csv (a row a seed),
+ablations_curves.csv, ablations_summary.csv and ablations.png.
+"""
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.figures import draw_variants
+from benchmarks.runner import RESULTS, ROOT, Experiment, run_all, sum_up
+
+SEEDS = range(11, 16)  # 1 to 10 are for tuning
+FIGURE_2 = {
+    "defaults": "",
+    "no target networks": "--tau 1",
+    "batch norm": "--batch-norm",
+    "batch norm, no targets": "--batch-norm --tau 1",
+}
+DEVIATIONS = {
+    "no noise": "--noise none",
+    "Gaussian noise": "--noise gaussian",
+    "raw observations": "--no-normalize-observations",
+    "action at layer 2": "--action-layer 2",
+    "τ 0.001": "--tau 0.001",
+    "weight decay 0.01": "--critic-weight-decay 0.01",
+    "noise of the paper": "--noise-sigma 0.2 --noise-final 1",
+    "constant rates": "--learning-rate-decay-start 1",
+    "no warm-up": "--learning-starts 1",
+}
+DEVIATIONS["all of the paper's"] = (
+    "--no-normalize-observations --action-layer 2 --tau 0.001 --critic-weight-decay 0.01 "
+    "--noise-sigma 0.2 --noise-final 1 --learning-rate-decay-start 1 --learning-starts 1"
+)
+DQN = {
+    "defaults": "--compile",
+    "ε-greedy": "--compile --exploration epsilon-greedy",
+    "no target network": "--compile --target-update 1",
+    "ε-greedy, no target": "--compile --exploration epsilon-greedy --target-update 1",
+    "double": "--compile --double",
+    "Huber's loss": "--compile --huber",
+}
+A3C = {f"{n} worker{'s' * (n > 1)}": f"--num-workers {n}" for n in (1, 2, 4)}
+
+
+def group(
+    script: str, env_id: str, timesteps: int, variants: dict[str, str], eval_episodes: int = 50
+) -> list[Experiment]:
+    """Return an experiment for each variant."""
+    cores = 2 if script == "a3c_cartpole" else 1
+    return [
+        Experiment(script, env_id, timesteps, SEEDS, eval_episodes, flags, label, cores)
+        for label, flags in variants.items()
+    ]
+
+
+PARTS = FIGURE_2 | DEVIATIONS
+GROUPS = {
+    "DDPG, Pendulum": group("ddpg_continuous", "Pendulum-v1", 10_000, PARTS),
+    "DDPG, MountainCar": group("ddpg_continuous", "MountainCarContinuous-v0", 20_000, PARTS),
+    "DDPG, InvertedPendulum": group("ddpg_continuous", "InvertedPendulum-v5", 20_000, FIGURE_2),
+    "DQN, Shower": group("dqn_shower", "dqn_shower:Shower-v0", 5_000, DQN, 100),
+    "DQN, CartPole": group("dqn_shower", "CartPole-v1", 50_000, DQN, 100),
+    "A3C, CartPole": group("a3c_cartpole", "CartPole-v1", 500_000, A3C, 100),
+}
+
+
+@dataclass(frozen=True)
+class Args:
+    """The command line."""
+
+    only: tuple[str, ...] = ()  # groups whose titles have all these words
+    jobs: int = os.cpu_count() or 1  # cores to use of this machine
+    ray_address: str | None = None  # of a Ray cluster: an address, auto, or local
+
+
+def main() -> None:
+    """Run the variants, sum them up, draw them."""
+    args = tyro.cli(Args, description=__doc__)
+    chosen = [
+        experiment
+        for title, variants in GROUPS.items()
+        if all(word.lower() in title.lower() for word in args.only)
+        for experiment in variants
+    ]
+    if not chosen:
+        sys.exit(f"--only {' '.join(args.only)}: no such group; there are: {'; '.join(GROUPS)}")
+    runs = ROOT / "runs" / "ablations"
+    failures = run_all(chosen, runs, args.jobs, args.ray_address)
+    sum_up(chosen, runs, RESULTS, "ablations")
+    draw_variants(RESULTS, "ablations", GROUPS)
+    for failure in failures:
+        print(f"failed: {failure}", file=sys.stderr)
+    sys.exit(1 if failures else 0)
+
+
+if __name__ == "__main__":
+    main()
