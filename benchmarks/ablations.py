@@ -37,6 +37,7 @@ DEVIATIONS = {
     "action at layer 2": "--action-layer 2",
     "τ 0.001": "--tau 0.001",
     "weight decay 0.01": "--critic-weight-decay 0.01",
+    "no noise at the end": "--noise-final 0",
     "noise of the paper": "--noise-sigma 0.2 --noise-final 1",
     "constant rates": "--learning-rate-decay-start 1",
     "no warm-up": "--learning-starts 1",
@@ -52,6 +53,12 @@ DQN = {
     "ε-greedy, no target": "--compile --exploration epsilon-greedy --target-update 1",
     "double": "--compile --double",
     "Huber's loss": "--compile --huber",
+    "temperature 0.1": "--compile --temperature 0.1",
+}
+DQN_ACROBOT = {
+    "defaults": "--compile",
+    "temperature 0.1": "--compile --temperature 0.1",
+    "temperature 0.1, 64-64": "--compile --temperature 0.1 --hidden-sizes 64 64",
 }
 A3C = {f"{n} worker{'s' * (n > 1)}": f"--num-workers {n}" for n in (1, 2, 4)}
 
@@ -74,6 +81,7 @@ GROUPS = {
     "DDPG, InvertedPendulum": group("ddpg_continuous", "InvertedPendulum-v5", 20_000, FIGURE_2),
     "DQN, Shower": group("dqn_shower", "dqn_shower:Shower-v0", 5_000, DQN, 100),
     "DQN, CartPole": group("dqn_shower", "CartPole-v1", 50_000, DQN, 100),
+    "DQN, Acrobot": group("dqn_shower", "Acrobot-v1", 100_000, DQN_ACROBOT, 100),
     "A3C, CartPole": group("a3c_cartpole", "CartPole-v1", 500_000, A3C, 100),
 }
 

@@ -40,6 +40,7 @@ A3C_2 = "--num-workers 2"
 LEARNERS = [
     Experiment(DDPG, "Pendulum-v1", 10_000, TEN, published={"optimum": -132.8}),
     Experiment(DDPG, "Pendulum-v1", 20_000, TEN, published={"RL Zoo": -152.1, "optimum": -132.8}),
+    Experiment(DDPG, "MountainCarContinuous-v0", 20_000, TEN, published={"RL Zoo, 300k": 93.5}),
     Experiment(DDPG, "MountainCarContinuous-v0", 50_000, TEN, published={"RL Zoo, 300k": 93.5}),
     Experiment(DDPG, "LunarLanderContinuous-v3", 300_000, FIVE, published={"RL Zoo, v2": 230.2}),
     Experiment(DDPG, "InvertedPendulum-v5", 100_000, FIVE, published={"TD3 paper, 1M": 1000}),
@@ -47,8 +48,10 @@ LEARNERS = [
     Experiment(DQN, SHOWER, 5_000, TEN, 100, published={"optimum": 414 / 7}),
     Experiment(DQN, "CartPole-v1", 50_000, TEN, 100, "--compile", published={"RL Zoo": 500}),
     Experiment(DQN, "Acrobot-v1", 100_000, FIVE, 100, f"--compile {DQN_ACROBOT}"),
+    Experiment(A3C, "CartPole-v0", 200_000, TEN, 100, A3C_2, cores=2),
     Experiment(A3C, "CartPole-v1", 500_000, TEN, 100, A3C_2, cores=2, published=A2C),
     Experiment(A3C, "Acrobot-v1", 500_000, FIVE, 100, f"{A3C_2} --entropy-coef 0.5", cores=2),
+    Experiment(A3C, "LunarLander-v3", 1_000_000, THREE, 100, A3C_2, cores=2),
 ]
 TUTORIALS = [
     Experiment(DDPG, env_id, 20_000, THREE, flags=flags, label=label, published=published)

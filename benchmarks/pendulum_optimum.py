@@ -1,24 +1,32 @@
 """The optimal return of Pendulum-v1 by dynamic programming, from the starts that the runs met.
 
-    python benchmarks/pendulum_optimum.py                  # the 50 evaluation episodes
-    python benchmarks/pendulum_optimum.py --seeds 11 20    # training episodes 61 to 100 of runs
+    python benchmarks/pendulum_optimum.py --seeds 11 20 --csv benchmarks/results/optimum.csv
+
+That is of the 50 evaluation episodes, and of the training episodes 61 to 100 of these seeds' runs.
 
 Backward induction over the 200 steps of an episode, on a grid of angles and velocities with
 bilinear interpolation. The value is an estimate, which falls slightly as the grid gets finer.
 """
 
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
 import tyro
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.runner import write_csv
 
 
 @dataclass(frozen=True)
 class Args:
     """The command line."""
 
-    seeds: tuple[int, int] | None = None  # first and last seed of the runs (default: evaluation)
+    seeds: tuple[int, int] | None = None  # first and last seed of runs, beside the evaluation
+    csv: Path | None = None  # where to write a row for each, and one for all the runs together
     angles: int = 361  # grid points over the circle
     velocities: int = 321  # grid points from -8 to 8 rad/s
     torques: int = 41  # torques from -2 to 2 N m
@@ -61,21 +69,28 @@ def main() -> None:
     env = gym.make("Pendulum-v1")
     groups = {"evaluation": range(10_000, 10_050)}
     if args.seeds is not None:  # as `train` in ddpg_continuous.py seeds its episodes
-        groups = {
-            seed: [int(np.random.default_rng([seed, i]).integers(2**31)) for i in range(60, 100)]
+        groups |= {
+            str(seed): [
+                int(np.random.default_rng([seed, i]).integers(2**31)) for i in range(60, 100)
+            ]
             for seed in range(args.seeds[0], args.seeds[1] + 1)
         }
     value = optimal_values(args).ravel()
-    means = []
+    optima = {}
     for name, starts in groups.items():
         states = []
         for start in starts:
             env.reset(seed=start)
             states.append(env.unwrapped.state)
         angles, velocities = np.array(states).T
-        means.append(sum(w * value[i] for i, w in interpolation(angles, velocities, args)).mean())
-        print(f"{name}: {means[-1]:.2f}")
-    print(f"mean: {np.mean(means):.2f}")
+        returns = sum(w * value[i] for i, w in interpolation(angles, velocities, args))
+        optima[name] = returns.mean()
+    if args.seeds is not None:
+        optima["training"] = np.mean([optima[name] for name in groups if name != "evaluation"])
+    rows = [{"starts": name, "optimum": round(optimum, 2)} for name, optimum in optima.items()]
+    print(*(f"{row['starts']}: {row['optimum']}" for row in rows), sep="\n")
+    if args.csv is not None:
+        write_csv(args.csv, rows)
 
 
 if __name__ == "__main__":

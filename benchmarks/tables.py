@@ -13,6 +13,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -129,6 +130,31 @@ def learning_table() -> str:
     return table(
         "script | environment | steps | seeds | greedy return: IQM [95 % interval] | lowest seed "
         "| random | published | minutes",
+        rows,
+    )
+
+
+def solved_table() -> str:
+    """When the environment's own threshold was met in training: a row where it ever was."""
+    seeds = defaultdict(list)
+    for row in read_csv(RESULTS / "learning.csv"):
+        seeds[row["experiment"]].append(row)
+    rows = []
+    for experiment in LEARNERS:
+        runs = seeds[experiment.name]
+        solved = [row for row in runs if row["solved_timesteps"]]
+        if solved:
+            steps = [int(row["solved_timesteps"]) for row in solved]
+            seconds = [float(row["solved_seconds"]) for row in solved]
+            threshold = gym.spec(short(experiment.env_id)).reward_threshold
+            what = experiment.script.split("_")[0].upper(), short(experiment.env_id)
+            times = f"{median(steps):,.0f} ({max(steps):,})", f"{median(seconds):.1f}"
+            last = min(float(row["training_mean_last_100"]) for row in runs)
+            found = f"{len(solved)} of {len(runs)}"
+            rows.append((*what, f"{threshold:g}", found, *times, number(last)))
+    return table(
+        "script | environment | solved at | seeds | steps: median (slowest) | seconds: median "
+        "| last 100 episodes: lowest seed",
         rows,
     )
 

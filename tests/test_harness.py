@@ -193,10 +193,12 @@ def wait_for(process, run, condition):
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_killed_and_resumed_is_as_never_stopped(script, tmp_path):
+def test_killed_and_resumed_is_as_never_stopped(script, tmp_path, more=()):
     """SIGKILL at three moments, each run continued from where it was killed."""
-    flags = [*SMALL[script], "--total-timesteps", 3000, "--checkpoint-every", 300]
-    assert run_here(script, *flags, "--run-dir", "whole") == 0
+    flags = [*SMALL[script], "--total-timesteps", 3000, "--checkpoint-every", 300, *more]
+    with start(script, *flags, "--run-dir", "whole") as process:
+        process.communicate()
+    assert process.returncode == 0
     run = tmp_path / "killed"
     process = start(script, *flags, "--run-dir", run)
     for rows in (1, 5, 9):
@@ -213,6 +215,23 @@ def test_killed_and_resumed_is_as_never_stopped(script, tmp_path):
     assert without_seconds(run / "episodes.csv") == without_seconds(whole / "episodes.csv")
     assert same_state(load(run), load(whole))
     assert (run / "evaluation.csv").read_text() == (whole / "evaluation.csv").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("script", "flags"),
+    [
+        ("ddpg_continuous", ["--compile"]),
+        ("ddpg_continuous", ["--compile", "--env-id", "LunarLanderContinuous-v3"]),
+        ("ddpg_continuous", ["--env-id", "HalfCheetah-v5", "--total-timesteps", "12000"]),
+        ("ddpg_continuous", ["--env-id", "Hopper-v5", "--batch-norm"]),
+        ("dqn_shower", ["--compile", "--env-id", "LunarLander-v3"]),
+        ("a3c_cartpole", ["--env-id", "LunarLander-v3", "--total-timesteps", "12000"]),
+    ],
+)
+def test_killed_and_resumed_elsewhere(script, flags, tmp_path):
+    """Compiled, on Box2D, on MuJoCo."""
+    test_killed_and_resumed_is_as_never_stopped(script, tmp_path, flags)
 
 
 def test_rows_after_the_checkpoint_are_dropped(script, tmp_path):
