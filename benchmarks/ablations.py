@@ -11,7 +11,6 @@ As with learning.py, what was interrupted is resumed. To results/: ablations.csv
 ablations_curves.csv, ablations_summary.csv and ablations.png.
 """
 
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,8 @@ import tyro
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.figures import draw_variants
-from benchmarks.runner import RESULTS, ROOT, Experiment, run_all, sum_up
+from benchmarks.learning import PAPER
+from benchmarks.runner import CORES, RESULTS, ROOT, Experiment, measure
 
 SEEDS = range(11, 16)  # 1 to 10 are for tuning
 FIGURE_2 = {
@@ -41,11 +41,8 @@ DEVIATIONS = {
     "noise of the paper": "--noise-sigma 0.2 --noise-final 1",
     "constant rates": "--learning-rate-decay-start 1",
     "no warm-up": "--learning-starts 1",
+    "all of the paper's": PAPER,
 }
-DEVIATIONS["all of the paper's"] = (
-    "--no-normalize-observations --action-layer 2 --tau 0.001 --critic-weight-decay 0.01 "
-    "--noise-sigma 0.2 --noise-final 1 --learning-rate-decay-start 1 --learning-starts 1"
-)
 DQN = {
     "defaults": "--compile",
     "ε-greedy": "--compile --exploration epsilon-greedy",
@@ -67,9 +64,8 @@ def group(
     script: str, env_id: str, timesteps: int, variants: dict[str, str], eval_episodes: int = 50
 ) -> list[Experiment]:
     """Return an experiment for each variant."""
-    cores = 2 if script == "a3c_cartpole" else 1
     return [
-        Experiment(script, env_id, timesteps, SEEDS, eval_episodes, flags, label, cores)
+        Experiment(script, env_id, timesteps, SEEDS, eval_episodes, flags, label)
         for label, flags in variants.items()
     ]
 
@@ -91,7 +87,7 @@ class Args:
     """The command line."""
 
     only: tuple[str, ...] = ()  # groups whose titles have all these words
-    jobs: int = os.cpu_count() or 1  # cores to use of this machine
+    jobs: int = CORES  # cores to use of this machine
     ray_address: str | None = None  # of a Ray cluster: an address, auto, or local
 
 
@@ -107,12 +103,9 @@ def main() -> None:
     if not chosen:
         sys.exit(f"--only {' '.join(args.only)}: no such group; there are: {'; '.join(GROUPS)}")
     runs = ROOT / "runs" / "ablations"
-    failures = run_all(chosen, runs, args.jobs, args.ray_address)
-    sum_up(chosen, runs, RESULTS, "ablations")
+    code = measure(chosen, runs, RESULTS, "ablations", args.jobs, args.ray_address)
     draw_variants(RESULTS, "ablations", GROUPS)
-    for failure in failures:
-        print(f"failed: {failure}", file=sys.stderr)
-    sys.exit(1 if failures else 0)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

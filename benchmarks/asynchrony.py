@@ -6,7 +6,8 @@ which `python benchmarks/ablations.py --only A3C` writes.
 Right, updates applied against attempted: nothing locks θ, so of two updates at the same time one
 may be lost, number by number. Here each update of a training run also adds 1 to every number of a
 vector as long as θ, in the same shared memory, in the same way. At the end each should be the count
-of all updates, which is kept under a lock; what is missing was overwritten.
+of all updates, which is kept under a lock; what is missing was overwritten. The counts are kept in
+results/asynchrony.csv; delete it to count anew.
 
     python benchmarks/asynchrony.py
 """
@@ -14,6 +15,7 @@ of all updates, which is kept under a lock; what is missing was overwritten.
 import os
 import sys
 from collections import defaultdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -64,7 +66,8 @@ def read_returns(experiment: Experiment, seconds: np.ndarray) -> np.ndarray:
     for row in read_csv(RESULTS / "ablations_curves.csv"):
         if row["experiment"] == experiment.name:
             curves[row["seed"]].append((float(row["seconds"]), float(row["return"])))
-    found = [np.interp(seconds, *np.array(curve).T, right=np.nan) for curve in curves.values()]
+    interpolate = partial(np.interp, left=np.nan, right=np.nan)
+    found = [interpolate(seconds, *np.array(curve).T) for curve in curves.values()]
     return np.array(found)
 
 
@@ -78,6 +81,7 @@ def main() -> None:
                 attempted, applied = count_updates(workers, seed)
                 share = round(applied / attempted, 6)
                 row = {"workers": workers, "seed": seed, "attempted": attempted, "applied": share}
+                row["cores"] = os.cpu_count()
                 rows.append(row)
                 print(*row.items(), flush=True)
         write_csv(path, rows)
@@ -97,7 +101,7 @@ def main() -> None:
     left.legend()
     bars = right.bar(list(shares), [np.mean(values) for values in shares.values()])
     right.bar_label(bars, fmt="%.2f %%")
-    right.set(xlabel=f"workers, on {os.cpu_count()} cores", ylabel="%", ylim=(0, 110))
+    right.set(xlabel=f"workers, on {read_csv(path)[0]['cores']} cores", ylabel="%", ylim=(0, 110))
     right.set(title="updates applied, of those attempted")
     for axes in (left, right):
         axes.grid(alpha=0.3)

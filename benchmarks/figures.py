@@ -99,6 +99,8 @@ def draw_variants(results: Path, name: str, groups: dict[str, list[Experiment]])
         for title, variants in groups.items()
     }
     groups = {title: variants for title, variants in groups.items() if variants}
+    if not groups:
+        return
     figure, panels = make_panels(len(groups), columns=2)
     figure.set_size_inches(11, 3.2 * math.ceil(len(groups) / 2))
     for axes, (title, variants) in zip(panels, groups.items()):
@@ -112,6 +114,7 @@ def draw_variants(results: Path, name: str, groups: dict[str, list[Experiment]])
             axes.plot(iqm, place, "|", color=color, markersize=14, markeredgewidth=2)
         axes.set_yticks(range(len(variants)), [variant.label for variant in variants])
         axes.invert_yaxis()
-        axes.set_title(f"{title}, {len(seeds)} seeds", fontsize=10)
+        counts = sorted({len(returns[variant.name]) for variant in variants})
+        axes.set_title(f"{title}, {' or '.join(map(str, counts))} seeds", fontsize=10)
         axes.set(xlabel="greedy return after the last step", ylabel="")
     figure.savefig(results / f"{name}.png", dpi=90)

@@ -17,7 +17,6 @@ On a Ray cluster, with the repository on a file system that all its machines sha
 A task whose worker is lost is tried again, from the run's checkpoint.
 """
 
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,14 +26,17 @@ import tyro
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.figures import draw_learning
-from benchmarks.runner import RESULTS, ROOT, Experiment, run_all, sum_up
+from benchmarks.runner import CORES, RESULTS, ROOT, Experiment, measure
 
 SHOWER = "dqn_shower:Shower-v0"  # found by any script
 DDPG, DQN, A3C, RANDOM = "ddpg_continuous", "dqn_shower", "a3c_cartpole", "random_baseline"
 TEN, FIVE, THREE = range(11, 21), range(11, 16), range(11, 14)  # 1 to 10 are for tuning
 CHEETAH = {"TD3 paper, best": 8577, "CleanRL, v4": 10374}
 DQN_ACROBOT = "--temperature 0.1 --hidden-sizes 64 64"
-A2C = {"RL Zoo, A2C": 500}
+PAPER = (
+    "--no-normalize-observations --action-layer 2 --tau 0.001 --critic-weight-decay 0.01 "
+    "--noise-sigma 0.2 --noise-final 1 --learning-rate-decay-start 1 --learning-starts 1"
+)
 A3C_2 = "--num-workers 2"
 
 LEARNERS = [
@@ -48,10 +50,10 @@ LEARNERS = [
     Experiment(DQN, SHOWER, 5_000, TEN, 100, published={"optimum": 414 / 7}),
     Experiment(DQN, "CartPole-v1", 50_000, TEN, 100, "--compile", published={"RL Zoo": 500}),
     Experiment(DQN, "Acrobot-v1", 100_000, FIVE, 100, f"--compile {DQN_ACROBOT}"),
-    Experiment(A3C, "CartPole-v0", 200_000, TEN, 100, A3C_2, cores=2),
-    Experiment(A3C, "CartPole-v1", 500_000, TEN, 100, A3C_2, cores=2, published=A2C),
-    Experiment(A3C, "Acrobot-v1", 500_000, FIVE, 100, f"{A3C_2} --entropy-coef 0.5", cores=2),
-    Experiment(A3C, "LunarLander-v3", 1_000_000, THREE, 100, A3C_2, cores=2),
+    Experiment(A3C, "CartPole-v0", 200_000, TEN, 100, A3C_2),
+    Experiment(A3C, "CartPole-v1", 500_000, TEN, 100, A3C_2, published={"RL Zoo, A2C": 500}),
+    Experiment(A3C, "Acrobot-v1", 500_000, FIVE, 100, f"{A3C_2} --entropy-coef 0.5"),
+    Experiment(A3C, "LunarLander-v3", 1_000_000, THREE, 100, A3C_2),
 ]
 TUTORIALS = [
     Experiment(DDPG, env_id, 20_000, THREE, flags=flags, label=label, published=published)
@@ -82,8 +84,7 @@ TUTORIALS = [
             "the paper",
             "Pendulum-v1",
             {},
-            "--no-normalize-observations --action-layer 2 --tau 0.001 --critic-weight-decay 0.01 "
-            "--noise-sigma 0.2 --noise-final 1 --learning-rate-decay-start 1 --learning-starts 1",
+            PAPER,
         ),
     )
 ]
@@ -96,7 +97,7 @@ QUICK = [
     Experiment(DDPG, "Pendulum-v1", 5_000, [1, 2], 20),
     Experiment(DQN, SHOWER, 5_000, [1, 2, 3, 4], 20),
     Experiment(DQN, "CartPole-v1", 20_000, [1, 2], 20),
-    Experiment(A3C, "CartPole-v1", 200_000, [1, 2], 20, A3C_2, cores=2),
+    Experiment(A3C, "CartPole-v1", 200_000, [1, 2], 20, A3C_2),
     *[Experiment(RANDOM, id, 2_000, [1], 20) for id in ("Pendulum-v1", SHOWER, "CartPole-v1")],
 ]
 
@@ -112,7 +113,7 @@ class Args:
     total_timesteps: int = 20_000  # with --script: of each run
     seeds: tuple[int, int] = (11, 20)  # with --script: first and last seed
     eval_episodes: int = 50  # with --script: greedy episodes after each run
-    jobs: int = os.cpu_count() or 1  # cores to use of this machine
+    jobs: int = CORES  # cores to use of this machine
     ray_address: str | None = None  # of a Ray cluster: an address, auto, or local
     list: bool = False  # list the experiments, and run nothing
 
@@ -123,12 +124,21 @@ def select(args: Args, flags: list[str]) -> tuple[list[Experiment], Path]:
         script = args.script.removesuffix(".py")
         if not (ROOT / f"{script}.py").exists():
             sys.exit(f"--script {args.script}: no such file in {ROOT}")
+        if args.quick or args.only:
+            sys.exit("--script stands alone, without --quick and --only")
+        if "num_workers:" in (ROOT / f"{script}.py").read_text() and "--num-workers" not in flags:
+            sys.exit(f"--script {script}: say how many, with -- --num-workers N")
         seeds = range(args.seeds[0], args.seeds[1] + 1)
+        if not seeds:
+            sys.exit(f"--seeds {args.seeds[0]} {args.seeds[1]}: first and last seed")
         rest = args.eval_episodes, " ".join(flags), " ".join(flags) or "defaults"
         environments = [(script, env_id, args.total_timesteps) for env_id in args.env_ids]
         chosen = [Experiment(*environment, seeds, *rest) for environment in environments]
         chosen += [Experiment(RANDOM, env_id, 2_000, [1], 50) for env_id in args.env_ids]
         return chosen, ROOT / "runs" / "learning"
+    for name in ("env_ids", "total_timesteps", "seeds", "eval_episodes"):
+        if getattr(args, name) != getattr(Args(), name):
+            sys.exit(f"--{name.replace('_', '-')} needs --script")
     if flags:
         sys.exit(f"{' '.join(flags)}: flags after -- need --script")
     experiments, results = (
@@ -152,12 +162,9 @@ def main() -> None:
         print(*(experiment.name for experiment in experiments), sep="\n")
         return
     runs = results if results != RESULTS else ROOT / "runs" / "benchmarks"
-    failures = run_all(experiments, runs, args.jobs, args.ray_address)
-    sum_up(experiments, runs, results, "learning")
+    code = measure(experiments, runs, results, "learning", args.jobs, args.ray_address)
     draw_learning(results, LEARNERS if results == RESULTS else experiments)
-    for failure in failures:
-        print(f"failed: {failure}", file=sys.stderr)
-    sys.exit(1 if failures else 0)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

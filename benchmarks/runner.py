@@ -7,14 +7,17 @@ interrupted is resumed from its checkpoint; one that is finished is not run agai
 import contextlib
 import csv
 import fcntl
+import importlib
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -25,6 +28,7 @@ from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 POINTS = 100  # of a curve, at equal distances in steps
 WINDOW = 10  # training episodes of which a curve shows the mean
 Row = dict[str, Any]
@@ -41,7 +45,6 @@ class Experiment:
     eval_episodes: int = 50  # greedy, after each run, from seed 10,000 on
     flags: str = ""  # beyond these
     label: str = "defaults"  # what the flags stand for
-    cores: int = 1  # that a run keeps busy
     published: dict[str, float] = field(default_factory=dict)  # returns to compare with
 
     @property
@@ -50,9 +53,25 @@ class Experiment:
         label = "" if self.label == "defaults" else f" {self.label}"
         return f"{self.script} {self.env_id} {self.total_timesteps}{label}".replace(":", ".")
 
+    @property
+    def cores(self) -> int:
+        """That a run keeps busy: A3C's workers."""
+        workers = re.search(r"--num-workers (\d+)", self.flags)
+        return int(workers[1]) if workers else 1
+
     def run_dir(self, runs: Path, seed: int) -> Path:
         """Return the folder of a seed's run."""
         return runs / self.name.replace(" ", "_") / str(seed)
+
+    def arguments(self, seed: int) -> list[str]:
+        """Return the command line of a seed's run."""
+        given = {
+            "--env-id": self.env_id,
+            "--seed": seed,
+            "--total-timesteps": self.total_timesteps,
+            "--eval-episodes": self.eval_episodes,
+        }
+        return [str(word) for pair in given.items() for word in pair] + self.flags.split()
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
@@ -66,10 +85,12 @@ def read_csv(path: Path) -> list[dict[str, str]]:
 def write_csv(path: Path, rows: list[Row]) -> None:
     """Write rows, all with the same keys, as a CSV file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w", newline="") as file:
+    temporary = path.with_suffix(".tmp")  # an interrupt leaves the old file whole
+    with open(temporary, "w", newline="") as file:
         writer = csv.DictWriter(file, rows[0], lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
+    os.replace(temporary, path)
 
 
 def put_rows(path: Path, rows: list[Row]) -> None:
@@ -82,37 +103,48 @@ def put_rows(path: Path, rows: list[Row]) -> None:
 
 
 @contextlib.contextmanager
-def only_one(run_dir: Path) -> Iterator[int]:
-    """Hold the lock of a run's folder, and hand it to a child: yield its file descriptor.
+def only_one(folder: Path) -> Iterator[int]:
+    """Hold a folder's lock; yield its file descriptor, to hand on to a child.
 
     Where a worker of a cluster is killed and the training that it had started lives on, the worker
     that takes its place waits here until that has ended, too.
     """
-    run_dir.parent.mkdir(parents=True, exist_ok=True)
-    with open(run_dir.with_suffix(".lock"), "w") as file:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with open(folder.with_suffix(".lock"), "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield file.fileno()
+
+
+def is_current(experiment: Experiment, runs: Path, seed: int) -> bool:
+    """Whether a run was begun with the arguments that it would have now, defaults included."""
+    script = importlib.import_module(experiment.script)
+    now = asdict(script.parse_args(experiment.arguments(seed)))
+    then = json.loads((experiment.run_dir(runs, seed) / "args.json").read_text())["args"]
+    folders = dict.fromkeys(("run_dir", "resume", "play"))
+    return json.loads(json.dumps(now, default=str)) | folders == then | folders
 
 
 def run_seed(experiment: Experiment, runs: Path, seed: int) -> None:
     """Train one seed to its end, or go on with it, or leave it if it is finished."""
     run_dir = experiment.run_dir(runs, seed)
     with only_one(run_dir) as lock:
+        begun = (run_dir / "args.json").exists()
+        if begun and not is_current(experiment, runs, seed):
+            raise RuntimeError(f"{run_dir}: begun with other arguments than today's; delete it")
         if (run_dir / "evaluation.csv").exists():
             return
+        if not begun:  # killed before it wrote any: --run-dir takes an empty folder only
+            shutil.rmtree(run_dir, ignore_errors=True)
         command = [sys.executable, str(ROOT / f"{experiment.script}.py")]
-        begun = (run_dir / "args.json").exists()
         command += ["--resume" if begun else "--run-dir", str(run_dir)]
-        command += ["--env-id", experiment.env_id, "--seed", str(seed)]
-        command += ["--total-timesteps", str(experiment.total_timesteps)]
-        command += ["--eval-episodes", str(experiment.eval_episodes), *experiment.flags.split()]
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        command += experiment.arguments(seed)
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
         done = subprocess.run(
             command, capture_output=True, text=True, pass_fds=[lock], env=environment
         )
         if done.returncode != 0:
             last_line = (done.stderr.strip().splitlines() or ["no message"])[-1]
-            killed = done.returncode < 0  # then it may go well another time
+            killed = done.returncode < 0 or done.returncode == 130  # it may go well another time
             error = ChildProcessError if killed else RuntimeError
             raise error(f"{run_dir}: exit code {done.returncode}: {last_line}")
 
@@ -142,22 +174,27 @@ def run_all(
     with contextlib.ExitStack() as stack:
         for cores, group in groupby(sorted(experiments, key=lambda e: e.cores), lambda e: e.cores):
             if ray_address is None:
-                pool = stack.enter_context(ThreadPoolExecutor(max(1, jobs // cores)))
+                pool = ThreadPoolExecutor(max(1, jobs // cores))
+                stack.callback(pool.shutdown, cancel_futures=True)  # Ctrl-C: no more begin
                 submit = pool.submit
             else:
-                submit = ray_submit(ray_address, cores)
+                submit = ray_submit(ray_address, cores, jobs)
             group = list(group)
             seeds = [(experiment, runs, seed) for experiment in group for seed in experiment.seeds]
             failures += wait_for([submit(run_seed, *seed) for seed in seeds], seeds)
     return failures
 
 
-def ray_submit(address: str, cores: int) -> Callable[..., Future]:
+def ray_submit(address: str, cores: int, jobs: int) -> Callable[..., Future]:
     """Return what submits a function to Ray, which tries again where a worker is lost."""
     import ray
 
     if not ray.is_initialized():
-        ray.init(None if address == "local" else address, include_dashboard=False)
+        workers = {"env_vars": {"PYTHONPATH": str(ROOT)}}  # where they find this file
+        local = {"num_cpus": jobs, "include_dashboard": False} if address == "local" else {}
+        ray.init(address, runtime_env=workers, **local)
+    largest = max(node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"])
+    cores = min(cores, int(largest))  # what fits nowhere would wait for ever
 
     def submit(function: Callable[..., Any], *args: Any) -> Future:
         retries = {"max_retries": 5, "retry_exceptions": [ChildProcessError]}
@@ -171,7 +208,8 @@ def wait_for(
 ) -> list[BaseException]:
     """Show how far the runs have come until all have ended; return what was raised."""
     total = sum(experiment.total_timesteps for experiment, _, _ in seeds)
-    with tqdm(total=total, unit="step", unit_scale=True, smoothing=0.01, disable=None) as bar:
+    begun = sum(timestep_so_far(*seed) for seed in seeds)
+    with tqdm(total=total, initial=begun, unit="step", unit_scale=True, disable=None) as bar:
         while True:
             ended = [future for future in futures if future.done()]
             bar.update(sum(timestep_so_far(*seed) for seed in seeds) - bar.n)
@@ -281,11 +319,9 @@ def summary_row(experiment: Experiment, rows: list[Row]) -> Row:
     }
 
 
-def sum_up(
-    experiments: Sequence[Experiment], runs: Path, results: Path, name: str
-) -> dict[str, Row]:
+def sum_up(experiments: Sequence[Experiment], runs: Path, results: Path, name: str) -> None:
     """Write NAME.csv, a row a seed, NAME_curves.csv, and NAME_summary.csv, a row an experiment, of
-    the runs that are finished; print the last. Return its rows, by the name of the experiment."""
+    the runs that are finished; print the last."""
     summaries: dict[str, Row] = {}
     rows, curves = [], []
     for experiment in experiments:
@@ -293,6 +329,7 @@ def sum_up(
             seed
             for seed in experiment.seeds
             if (experiment.run_dir(runs, seed) / "evaluation.csv").exists()
+            and is_current(experiment, runs, seed)
         ]
         if finished:
             new = [seed_row(experiment, runs, seed) for seed in finished]
@@ -303,7 +340,27 @@ def sum_up(
             print(f"{experiment.name}: {len(new)} seeds, IQM {summary['iqm']} {interval}, ", end="")
             print(f"lowest {summary['lowest']}, {summary['minutes']} minutes")
     if rows:
-        put_rows(results / f"{name}.csv", rows)
-        put_rows(results / f"{name}_curves.csv", curves)
-        put_rows(results / f"{name}_summary.csv", list(summaries.values()))
-    return summaries
+        with only_one(runs / name):  # another process may be writing rows of its own
+            put_rows(results / f"{name}.csv", rows)
+            put_rows(results / f"{name}_curves.csv", curves)
+            put_rows(results / f"{name}_summary.csv", list(summaries.values()))
+
+
+def measure(
+    experiments: Sequence[Experiment],
+    runs: Path,
+    results: Path,
+    name: str,
+    jobs: int,
+    ray_address: str | None,
+) -> int:
+    """Run the experiments, sum them up, say what failed; return the exit code."""
+    try:
+        failures = run_all(experiments, runs, jobs, ray_address)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on", file=sys.stderr)
+        return 130
+    sum_up(experiments, runs, results, name)
+    for failure in failures:
+        print(f"failed: {failure}", file=sys.stderr)
+    return 1 if failures else 0

@@ -5,11 +5,10 @@ moves the temperature by −1, 0 or +1; +1 if it is then within 37 to 39, else �
 −1, 0 or +1, each with probability 1/3. An episode has 60 steps and starts from 35, …, 41.
 
     python benchmarks/shower_optimum.py                                  # the optimum, and random
-    python benchmarks/shower_optimum.py runs/Shower-v0_5000/*            # and each of these runs
+    python benchmarks/shower_optimum.py runs/RUN runs/OTHER              # and each of these runs
     python benchmarks/shower_optimum.py RUN --figure q_values.png        # its Q beside the optimum
 """
 
-import csv
 import sys
 from dataclasses import dataclass
 from fractions import Fraction
@@ -19,8 +18,9 @@ from typing import Annotated
 import numpy as np
 import tyro
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.runner import write_csv
 
 STEPS, STARTS, DEGREES = 60, range(35, 42), 101
 MET = range(35, 42)  # what an optimal agent can meet: from 36 to 40 it never leaves 36 to 40
@@ -132,6 +132,8 @@ def main() -> None:
     args = tyro.cli(Args, description=__doc__)
     best = optimal_return()
     print(f"optimum {best} = {float(best):.4f}, random {float(random_return()):.4f}")
+    if not args.runs and (args.csv or args.figure):
+        sys.exit("--csv and --figure need a run")
     optimal, rows = optimal_actions(), []
     for run_dir in args.runs:
         policy = learned_q(run_dir).argmax(1)
@@ -148,10 +150,7 @@ def main() -> None:
         )
         print(*rows[-1].values(), sep="\t")
     if args.csv is not None:
-        with open(args.csv, "w", newline="") as file:
-            writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        write_csv(args.csv, rows)
     if args.figure is not None:
         draw(learned_q(args.runs[0]), args.figure)
 

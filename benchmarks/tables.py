@@ -57,11 +57,15 @@ def table(header: str, rows: Iterable[Iterable[Any]]) -> str:
 def number(value: float | str) -> str:
     """Write a return with one digit after the point, or none where it is large; minus as −."""
     value = float(value)
+    if np.isnan(value):
+        return ""
     return format(value, ",.0f" if abs(value) >= 1000 else ".1f").replace("-", "−")
 
 
 def interval(row: dict[str, str]) -> str:
-    """Write an interquartile mean and its interval."""
+    """Write an interquartile mean and its interval; of one seed there is none."""
+    if row["seeds"] == "1":
+        return number(row["iqm"])
     return f"{number(row['iqm'])} [{number(row['low'])}, {number(row['high'])}]"
 
 
@@ -223,7 +227,9 @@ def speed_table(found: Measurements) -> str:
                     )
                 )
     return table(
-        "what | implementation | steps/s, median | lowest–highest | ÷ peer | memory, MB", rows
+        "what | implementation | steps/s, median | lowest–highest | ÷ peer "
+        "| memory of the largest process, MB",
+        rows,
     )
 
 
@@ -246,11 +252,10 @@ def compiling_table(found: Measurements) -> str:
             cold, warm = (
                 median(found.get("first_update_seconds", case, name)) for name in ("cold", "warm")
             )
-            eager, compiled = (
-                median(found.get("update_seconds", case, name)) for name in ("eager", "compiled")
-            )
+            eager, compiled = (found.get("update_seconds", case, n) for n in ("eager", "compiled"))
+            saved = median(eager) - median(compiled) if eager and compiled else 0.0
             memory = max(found.get("memory", case, "cold"))
-            pays = f"{cold / (eager - compiled):,.0f} steps" if eager > compiled else "never"
+            pays = f"{cold / saved:,.0f} steps" if saved > 0 else ""
             rows.append((case, f"{cold:.1f}", f"{warm:.1f}", pays, f"{memory:.0f}"))
     return table(
         "compiling | cold cache, s | warm cache, s | pays from, cold cache | memory, MB", rows
@@ -306,12 +311,14 @@ def speed_tables(found: Measurements) -> dict[str, str]:
 
 def all_tables() -> dict[str, str]:
     """Return every table by its name."""
-    learning = {"overview": overview_table(), "learning": learning_table()}
-    return (
-        learning
-        | {"ablations": ablations_table()}
-        | speed_tables(Measurements.read(RESULTS / "speed.csv"))
-    )
+    learned = {
+        "overview": overview_table(),
+        "learning": learning_table(),
+        "solved": solved_table(),
+        "tutorials": tutorials_table(),
+        "ablations": ablations_table(),
+    }
+    return learned | speed_tables(Measurements.read(RESULTS / "speed.csv"))
 
 
 def fill_in(text: str) -> str:

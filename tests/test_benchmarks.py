@@ -27,8 +27,7 @@ VARIANTS = [variant for variants in GROUPS.values() for variant in variants]
 
 
 def test_readme_has_the_tables_of_the_results():
-    for name in tables.all_tables():
-        assert f"<!-- {name} -->" in README
+    assert set(re.findall(r"<!-- end of (.*) -->", README)) == tables.all_tables().keys()
     assert tables.fill_in(README) == README, "run python benchmarks/tables.py"
 
 
@@ -43,6 +42,7 @@ def test_summaries_follow_from_the_seeds(name):
     means = {}
     for row in read_csv(RESULTS / f"{name}.csv"):
         means.setdefault(row["experiment"], []).append(float(row["evaluation_mean"]))
+    assert means
     summaries = read_csv(RESULTS / f"{name}_summary.csv")
     assert {row["experiment"] for row in summaries} == means.keys()
     for row in summaries:
@@ -57,14 +57,19 @@ def test_summaries_follow_from_the_seeds(name):
         assert values[0] - 0.006 <= float(row["low"]) <= float(row["high"]) <= values[-1] + 0.006
 
 
-def test_results_are_of_the_experiments_and_not_of_seeds_tuned_on():
-    experiments = {e.name: e for e in EXPERIMENTS + VARIANTS}
-    for row in read_csv(RESULTS / "learning.csv") + read_csv(RESULTS / "ablations.csv"):
+@pytest.mark.parametrize(
+    ("name", "experiments"), [("learning", EXPERIMENTS), ("ablations", VARIANTS)]
+)
+def test_results_are_of_the_experiments_and_not_of_seeds_tuned_on(name, experiments):
+    experiments, seeds = {e.name: e for e in experiments}, {}
+    for row in read_csv(RESULTS / f"{name}.csv"):
         experiment = experiments[row["experiment"]]
-        assert int(row["seed"]) in experiment.seeds
         assert row["flags"] == experiment.flags
         assert int(row["timesteps"]) == experiment.total_timesteps
         assert int(row["seed"]) > 10 or experiment.script == "random_baseline"
+        seeds.setdefault(experiment.name, []).append(int(row["seed"]))
+    for name, found in seeds.items():  # none left out but those that have not been run yet
+        assert sorted(found) == list(experiments[name].seeds)[: len(found)]
 
 
 @pytest.mark.parametrize("experiments", [EXPERIMENTS, QUICK, VARIANTS])
@@ -194,6 +199,35 @@ def test_interrupted_runs_are_resumed(tmp_path):
     finished = checkpoint.stat().st_mtime_ns
     assert run_all([experiment], runs, jobs=2) == []
     assert checkpoint.stat().st_mtime_ns == finished
+
+
+def test_ctrl_c_stops_and_begins_no_more(tmp_path):
+    experiment = small((1, 2, 3))
+    program = (
+        "import sys; from pathlib import Path; from tests.test_benchmarks import small; "
+        "from benchmarks.runner import measure; runs = Path(sys.argv[1]); "
+        "sys.exit(measure([small((1, 2, 3))], runs, runs, 'learning', 1, None))"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path)],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        text=True,
+    )
+    while not (experiment.run_dir(tmp_path, 1) / "checkpoint.pt").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)
+    assert "the same command goes on" in process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert not experiment.run_dir(tmp_path, 3).exists()
+
+
+def test_a_run_of_other_arguments_is_not_passed_off_as_this_one(tmp_path):
+    assert run_all([small([1])], tmp_path, jobs=1) == []
+    (failure,) = run_all([small([1], "--gamma 0.5")], tmp_path, jobs=1)
+    assert "other arguments" in str(failure)
 
 
 def test_one_failure_leaves_the_others_alone(tmp_path):
