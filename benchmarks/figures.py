@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
 
 from benchmarks.runner import WINDOW, Experiment, bootstrap_interval, interquartile_mean, read_csv
 
@@ -49,6 +50,7 @@ def make_panels(count: int, columns: int = 3) -> tuple[Figure, list[Axes]]:
         axes.set(xlabel="environment steps", ylabel=f"return, mean of {WINDOW} training episodes")
         axes.xaxis.label.set_size(8)
         axes.yaxis.label.set_size(8)
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # 100k
         axes.tick_params(labelsize=8)
         axes.grid(alpha=0.3)
     return figure, panels[:count]

@@ -32,12 +32,14 @@ SHOWER = "dqn_shower:Shower-v0"  # found by any script
 DDPG, DQN, A3C, RANDOM = "ddpg_continuous", "dqn_shower", "a3c_cartpole", "random_baseline"
 TEN, FIVE, THREE = range(11, 21), range(11, 16), range(11, 14)  # 1 to 10 are for tuning
 CHEETAH = {"TD3 paper, best": 8577, "CleanRL, v4": 10374}
-DQN_ACROBOT = "--temperature 0.1 --hidden-sizes 64 64"
+DQN_ACROBOT = "--compile --temperature 0.1 --hidden-sizes 64 64"
 PAPER = (
     "--no-normalize-observations --action-layer 2 --tau 0.001 --critic-weight-decay 0.01 "
     "--noise-sigma 0.2 --noise-final 1 --learning-rate-decay-start 1 --learning-starts 1"
 )
 A3C_2 = "--num-workers 2"
+A3C_ACROBOT = "--num-workers 2 --entropy-coef 0.5"
+LANDER = {"RL Zoo, A2C, v2, 200k": 155.8}
 
 LEARNERS = [
     Experiment(DDPG, "Pendulum-v1", 10_000, TEN, published={"optimum": -132.8}),
@@ -45,15 +47,18 @@ LEARNERS = [
     Experiment(DDPG, "MountainCarContinuous-v0", 20_000, TEN, published={"RL Zoo, 300k": 93.5}),
     Experiment(DDPG, "MountainCarContinuous-v0", 50_000, TEN, published={"RL Zoo, 300k": 93.5}),
     Experiment(DDPG, "LunarLanderContinuous-v3", 300_000, FIVE, published={"RL Zoo, v2": 230.2}),
+    Experiment(DDPG, "InvertedPendulum-v5", 20_000, FIVE, published={"TD3 paper, 1M": 1000}),
     Experiment(DDPG, "InvertedPendulum-v5", 100_000, FIVE, published={"TD3 paper, 1M": 1000}),
     Experiment(DDPG, "HalfCheetah-v5", 1_000_000, THREE, published=CHEETAH),
     Experiment(DQN, SHOWER, 5_000, TEN, 100, published={"optimum": 414 / 7}),
     Experiment(DQN, "CartPole-v1", 50_000, TEN, 100, "--compile", published={"RL Zoo": 500}),
-    Experiment(DQN, "Acrobot-v1", 100_000, FIVE, 100, f"--compile {DQN_ACROBOT}"),
+    Experiment(DQN, "Acrobot-v1", 100_000, FIVE, 100, DQN_ACROBOT, published={"RL Zoo": -76.6}),
     Experiment(A3C, "CartPole-v0", 200_000, TEN, 100, A3C_2),
     Experiment(A3C, "CartPole-v1", 500_000, TEN, 100, A3C_2, published={"RL Zoo, A2C": 500}),
-    Experiment(A3C, "Acrobot-v1", 500_000, FIVE, 100, f"{A3C_2} --entropy-coef 0.5"),
-    Experiment(A3C, "LunarLander-v3", 1_000_000, THREE, 100, A3C_2),
+    Experiment(
+        A3C, "Acrobot-v1", 500_000, FIVE, 100, A3C_ACROBOT, published={"RL Zoo, A2C": -83.4}
+    ),
+    Experiment(A3C, "LunarLander-v3", 1_000_000, THREE, 100, A3C_2, published=LANDER),
 ]
 TUTORIALS = [
     Experiment(DDPG, env_id, 20_000, THREE, flags=flags, label=label, published=published)

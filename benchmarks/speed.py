@@ -263,7 +263,7 @@ def run_sb3(case: Case, steps: int) -> Run:
 
 
 IMPLEMENTATIONS: dict[str, Callable[[Case, int], Run]] = {
-    "ours": partial(run_ours, compile=True),
+    "ours, --compile": partial(run_ours, compile=True),
     "SB3": run_sb3,
     "ours, --no-compile": partial(run_ours, compile=False),
 }

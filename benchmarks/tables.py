@@ -39,11 +39,17 @@ FLAGSHIPS = (
     "ddpg_continuous Pendulum-v1 20000",
     "a3c_cartpole CartPole-v1 500000",
 )
-PAPERS = {
-    "random_baseline": "",
-    "dqn_shower": "[Mnih 2015](https://doi.org/10.1038/nature14236)",
-    "ddpg_continuous": "[Lillicrap 2016](https://arxiv.org/abs/1509.02971)",
-    "a3c_cartpole": "[Mnih 2016](https://arxiv.org/abs/1602.01783)",
+SCRIPTS = {  # in the order in which to read them: what it is, and its paper
+    "random_baseline": ("the random agent", ""),
+    "dqn_shower": ("Deep Q-Network", "[Mnih 2015](https://doi.org/10.1038/nature14236)"),
+    "ddpg_continuous": (
+        "Deep Deterministic Policy Gradient",
+        "[Lillicrap 2016](https://arxiv.org/abs/1509.02971)",
+    ),
+    "a3c_cartpole": (
+        "Asynchronous Advantage Actor-Critic",
+        "[Mnih 2016](https://arxiv.org/abs/1602.01783)",
+    ),
 }
 
 
@@ -89,23 +95,24 @@ def lines(script: str) -> str:
 def overview_table() -> str:
     """The first table: a script a row, on the environment that it is named for."""
     found, rows = summaries("learning"), []
-    for experiment in sorted(LEARNERS + RANDOMS, key=lambda e: [*PAPERS].index(e.script)):
+    for experiment in sorted(LEARNERS + RANDOMS, key=lambda e: [*SCRIPTS].index(e.script)):
         if experiment.name in FLAGSHIPS and experiment.name in found:
             script, row = experiment.script, found[experiment.name]
+            what, paper = SCRIPTS[script]
             rows.append(
                 (
-                    f"[`{script}.py`]({script}.py)",
-                    PAPERS[script],
+                    f"[`{script}.py`]({script}.py)<br>{what}",
+                    paper,
                     lines(script),
                     short(experiment.env_id),
-                    row["minutes"],
+                    f"{60 * float(row['minutes']):.0f}",
                     interval(row),
                     published(experiment),
                 )
             )
     return table(
-        "file | paper | own lines of all | environment | minutes "
-        "| greedy return: IQM [95 % interval] | published",
+        "file | paper | own lines of all | environment | seconds "
+        "| greedy return: IQM [95 % interval] | to compare with",
         rows,
     )
 
@@ -128,34 +135,38 @@ def learning_table() -> str:
                     number(row["lowest"]),
                     number(by_chance["mean"]) if by_chance else "",
                     published(experiment),
-                    row["minutes"],
+                    f"{float(row['minutes']):.2f}",
                 )
             )
     return table(
         "script | environment | steps | seeds | greedy return: IQM [95 % interval] | lowest seed "
-        "| random | published | minutes",
+        "| random | to compare with | minutes",
         rows,
     )
 
 
 def solved_table() -> str:
-    """When the environment's own threshold was met in training: a row where it ever was."""
+    """When the environment's own threshold was met in training: a row where it has one."""
     seeds = defaultdict(list)
     for row in read_csv(RESULTS / "learning.csv"):
         seeds[row["experiment"]].append(row)
     rows = []
     for experiment in LEARNERS:
         runs = seeds[experiment.name]
-        solved = [row for row in runs if row["solved_timesteps"]]
-        if solved:
+        spec = gym.registry.get(short(experiment.env_id))
+        if runs and spec is not None and spec.reward_threshold is not None:
+            solved = [row for row in runs if row["solved_timesteps"]]
             steps = [int(row["solved_timesteps"]) for row in solved]
             seconds = [float(row["solved_seconds"]) for row in solved]
-            threshold = gym.spec(short(experiment.env_id)).reward_threshold
             what = experiment.script.split("_")[0].upper(), short(experiment.env_id)
-            times = f"{median(steps):,.0f} ({max(steps):,})", f"{median(seconds):.1f}"
+            times = "", ""
+            if solved:
+                times = f"{median(steps):,.0f} ({max(steps):,})", f"{median(seconds):.1f}"
             last = min(float(row["training_mean_last_100"]) for row in runs)
             found = f"{len(solved)} of {len(runs)}"
-            rows.append((*what, f"{threshold:g}", found, *times, number(last)))
+            rows.append(
+                (*what, f"{spec.reward_threshold:g}".replace("-", "−"), found, *times, number(last))
+            )
     return table(
         "script | environment | solved at | seeds | steps: median (slowest) | seconds: median "
         "| last 100 episodes: lowest seed",
@@ -206,7 +217,7 @@ def speed_table(found: Measurements) -> str:
         return found.get("steps_per_second", case, name)
 
     rows = []
-    peers = [(str(case), "SB3", ("ours", "ours, --no-compile")) for case in CASES]
+    peers = [(str(case), "SB3", ("ours, --compile", "ours, --no-compile")) for case in CASES]
     workers = ("1 worker", "2 workers", "4 workers")
     peers += [("random", "environment", ("ours",))]
     peers += [("A3C 64-64", "SB3's A2C, 8 environments", workers)]

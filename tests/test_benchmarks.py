@@ -31,6 +31,30 @@ def test_readme_has_the_tables_of_the_results():
     assert tables.fill_in(README) == README, "run python benchmarks/tables.py"
 
 
+def test_numbers_in_sentences_are_of_the_results():
+    optimum = {row["starts"]: float(row["optimum"]) for row in read_csv(RESULTS / "optimum.csv")}
+    shower = read_csv(RESULTS / "shower.csv")
+    assert all(row["optimal"] == "True" for row in shower)
+    pendulum = [
+        float(row["training_mean_61_to_100"])
+        for row in read_csv(RESULTS / "learning.csv")
+        if row["experiment"] == "ddpg_continuous Pendulum-v1 20000"
+    ]
+    patch = (ROOT / "benchmarks" / "td3.patch").read_text().splitlines()
+    added = sum(line.startswith("+") and not line.startswith("+++") for line in patch)
+    for sentence in (
+        f"The optimum on these 50 starts is {tables.number(optimum['evaluation'])} by dynamic",
+        f"episodes 61 to 100 return {tables.number(np.mean(pendulum))} in the mean over the seeds",
+        f"the optimum from the same starts is {tables.number(optimum['training'])}",
+        f"In {len(shower)} of {len(shower)} seeds the greedy action is the optimum",
+        f"is the optimum: {float(shower[0]['expected_return']):.4f} (414/7",
+        f"of {added} new lines",
+    ):
+        assert sentence in " ".join(README.split()), sentence
+    published = {e.published["optimum"] for e in EXPERIMENTS if "optimum" in e.published}
+    assert published == {round(optimum["evaluation"], 1), 414 / 7}
+
+
 def test_other_tables_are_seen():
     changed = re.sub(r"(<!-- learning -->.*?)\d\.\d", r"\g<1>9.9", README, count=1, flags=re.S)
     assert changed != README
