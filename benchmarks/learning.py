@@ -85,12 +85,7 @@ TUTORIALS = [
             "--hidden-sizes 40 20 --noise-theta 0.05 --noise-sigma 0.25 --noise-final 1 "
             "--learning-rate-decay-start 1 --learning-starts 64",
         ),
-        (
-            "the paper",
-            "Pendulum-v1",
-            {},
-            PAPER,
-        ),
+        ("the paper", "Pendulum-v1", {}, PAPER),
     )
 ]
 ENV_IDS = dict.fromkeys(experiment.env_id for experiment in LEARNERS)
