@@ -75,8 +75,8 @@ TUTORIALS = [
             "PyTorch notebook",
             "Pendulum-v1",
             {},
-            "--action-layer 2 --tau 0.001 --batch-size 128 --noise-sigma 0.2 --noise-decay-end 1 "
-            "--noise-final 0.1 --learning-rate-decay-start 1 --learning-starts 128",
+            "--action-layer 2 --tau 0.001 --batch-size 128 --noise-sigma 0.2 --noise-final 0.1 "
+            "--noise-decay-steps 20000 --learning-rate-decay-start 1 --learning-starts 128",
         ),
         (
             "MountainCar blog",
