@@ -29,7 +29,7 @@ Algorithm 1
             θQ′ ← τ θQ + (1−τ) θQ′;  θμ′ ← τ θμ + (1−τ) θμ′
 
 Symbol → name in the code
-    s, a, r, s′   → observation, action, reward, next_observation
+    s, a, r, s′   → observation, action, reward, next_observation; in `update` s, a, r, s_next
     μ, Q, μ′, Q′  → actor, critic, target_actor, target_critic
     θμ, θQ        → actor.parameters(), critic.parameters()
     R, 𝒩, N       → buffer, noise, args.batch_size
@@ -38,13 +38,14 @@ Symbol → name in the code
 Deviations from the paper's low-dimensional setting (section 7), and the flags that undo each
     Observations are shifted and scaled by the running mean and standard deviation of all seen so
         far, clipped to ±10; else a velocity of ±0.07 (MountainCar) is lost on the networks.
-        --no-normalize-observations, and for section 3 --batch-norm
+                                                                    --no-normalize-observations
+    No batch normalisation (section 3).                                         --batch-norm
     The action enters Q at the first hidden layer.                              --action-layer 2
     The targets follow five times faster, as the runs are far shorter.          --tau 0.001
     No weight decay on Q.                                             --critic-weight-decay 0.01
-    The noise is larger at first, or MountainCar's goal is often never found, and after 10,000 steps
-        down to a tenth, or HalfCheetah hardly learns; with none, the policy drifts to where the
-        least error lets it fail, such as a landing just slow enough.
+    The noise is larger at first, or MountainCar's goal is often never found. Over 10,000 steps it
+        shrinks to a tenth, or HalfCheetah hardly learns; but not to nothing, or the policy drifts
+        to where the least error lets it fail, such as a landing just slow enough.
                                                             --noise-sigma 0.2 --noise-final 1
     The learning rates fall to 0 over the second half of the run, or what is solved may be unlearned
         again.                                                      --learning-rate-decay-start 1
@@ -57,9 +58,10 @@ Examples
     python ddpg_continuous.py --env-id LunarLanderContinuous-v3 --total-timesteps 300000
     python ddpg_continuous.py --resume runs/RUN
     python ddpg_continuous.py --play runs/RUN --capture-video
+The paper's setting, but for batch normalisation
     python ddpg_continuous.py --no-normalize-observations --action-layer 2 --tau 0.001
         --critic-weight-decay 0.01 --noise-sigma 0.2 --noise-final 1
-        --learning-rate-decay-start 1 --learning-starts 1        (the paper's setting)
+        --learning-rate-decay-start 1 --learning-starts 1
 """
 
 import argparse
@@ -122,7 +124,7 @@ class Args:
 
     actor_learning_rate: float = 1e-4  # Adam's for μ
     critic_learning_rate: float = 1e-3  # Adam's for Q
-    learning_rate_decay_start: float = 0.5  # share of the run after which both rates fall to 0
+    learning_rate_decay_start: float = 0.5  # share of the run before both rates start to fall to 0
     critic_weight_decay: float = 0.0  # L2 penalty on θQ
     gamma: float = 0.99  # discount factor γ
     tau: float = 0.005  # target update τ: share of the new weights at each step
@@ -211,7 +213,7 @@ class ReplayBuffer:
 class RunningNormalizer:
     """Shift and scale observations to mean 0 and variance 1 over all that were seen so far.
 
-    The replay buffer holds them as they came; each use takes the statistics of its moment.
+    The replay buffer holds them as they came; they are normalised anew at each use.
     """
 
     def __init__(self, size: int, device: torch.device) -> None:
@@ -320,7 +322,8 @@ class Adam:
         self.means = [torch.zeros_like(p) for p in self.parameters]
         self.squares = [torch.zeros_like(p) for p in self.parameters]
         device = self.parameters[0].device
-        self.learning_rate = torch.tensor(learning_rate, device=device)  # a tensor: it may change
+        # A tensor, as it may fall: a float would be a constant of the compiled graph.
+        self.learning_rate = torch.tensor(learning_rate, device=device)
         self.betas = torch.tensor([0.9, 0.999], device=device)
         self.powers = torch.ones_like(self.betas)  # β₁ᵗ, β₂ᵗ
 
@@ -448,7 +451,7 @@ class Agent:
         sizes = S, A, args.hidden_sizes, args.batch_norm
         self.actor = Actor(*sizes).to(self.device)
         self.critic = Critic(*sizes, args.action_layer).to(self.device)
-        # All four stay in training mode, in which batch normalisation goes by the minibatch, the
+        # In `update` batch normalisation goes by the minibatch in all four (training mode), the
         # targets too: a y by running averages would not be the Q that is trained towards it.
         self.target_actor = copy.deepcopy(self.actor).requires_grad_(False)
         self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
@@ -504,7 +507,8 @@ class Agent:
         """Let both learning rates fall, linearly, to 0 at the end of the run."""
         args = self.args
         steps = (1 - args.learning_rate_decay_start) * args.total_timesteps
-        share = min(1.0, (args.total_timesteps - self.timestep) / steps) if steps else 1.0
+        left = max(0, args.total_timesteps - self.timestep)
+        share = min(1.0, left / steps) if steps else 1.0
         self.actor_optimizer.learning_rate.fill_(share * args.actor_learning_rate)
         self.critic_optimizer.learning_rate.fill_(share * args.critic_learning_rate)
 

@@ -122,7 +122,7 @@ class Args:
     compile: bool = False  # the update into one graph: needs a C++ compiler, and time at the start
 
     learning_rate: float = 1e-3  # Adam's
-    learning_rate_decay_start: float = 0.5  # share of the run after which the rate falls, to 0
+    learning_rate_decay_start: float = 0.5  # share of the run before the rate starts to fall to 0
     gamma: float = 0.99  # discount factor γ
     target_update: float = 0.01  # below 1: τ of a soft update at each step; else C, in steps
     double: bool = False  # double Q-learning
@@ -306,7 +306,7 @@ class ReplayBuffer:
 class RunningNormalizer:
     """Shift and scale observations to mean 0 and variance 1 over all that were seen so far.
 
-    The replay buffer holds them as they came; each use takes the statistics of its moment.
+    The replay buffer holds them as they came; they are normalised anew at each use.
     """
 
     def __init__(self, size: int, device: torch.device) -> None:
@@ -375,7 +375,8 @@ class Adam:
         self.means = [torch.zeros_like(p) for p in self.parameters]
         self.squares = [torch.zeros_like(p) for p in self.parameters]
         device = self.parameters[0].device
-        self.learning_rate = torch.tensor(learning_rate, device=device)  # a tensor: it may change
+        # A tensor, as it may fall: a float would be a constant of the compiled graph.
+        self.learning_rate = torch.tensor(learning_rate, device=device)
         self.betas = torch.tensor([0.9, 0.999], device=device)
         self.powers = torch.ones_like(self.betas)  # β₁ᵗ, β₂ᵗ
 
@@ -525,7 +526,8 @@ class Agent:
         """Let the learning rate fall, linearly, to 0 at the end of the run."""
         args = self.args
         steps = (1 - args.learning_rate_decay_start) * args.total_timesteps
-        share = min(1.0, (args.total_timesteps - self.timestep) / steps) if steps else 1.0
+        left = max(0, args.total_timesteps - self.timestep)
+        share = min(1.0, left / steps) if steps else 1.0
         self.optimizer.learning_rate.fill_(share * args.learning_rate)
 
     def update(self, batch: Tensor) -> Tensor:

@@ -223,7 +223,9 @@ def test_noise_decays(timestep, share):
     np.testing.assert_allclose(decayed, share * full)
 
 
-@pytest.mark.parametrize(("timestep", "share"), [(0, 1.0), (600, 1.0), (800, 0.5), (1000, 0.0)])
+@pytest.mark.parametrize(
+    ("timestep", "share"), [(0, 1.0), (600, 1.0), (800, 0.5), (1000, 0.0), (1200, 0.0)]
+)
 def test_learning_rates_decay(timestep, share):
     agent = make_agent(total_timesteps=1000, learning_rate_decay_start=0.6)
     agent.timestep = timestep
