@@ -43,10 +43,9 @@ Deviations from the paper's low-dimensional setting (section 7), and the flags t
     The action enters Q at the first hidden layer.                              --action-layer 2
     The targets follow five times faster, as the runs are far shorter.          --tau 0.001
     No weight decay on Q.                                             --critic-weight-decay 0.01
-    The noise is larger at first, or MountainCar's goal is often never found. Over 10,000 steps it
-        shrinks to a tenth, or HalfCheetah hardly learns; but not to nothing, or the policy drifts
-        to where the least error lets it fail, such as a landing just slow enough.
-                                                            --noise-sigma 0.2 --noise-final 1
+    The noise is larger at first, or MountainCar's goal is often never found. By half of the run it
+        shrinks to a tenth; not to nothing, or the policy drifts to where the least error lets it
+        fail, such as a landing just slow enough.           --noise-sigma 0.2 --noise-final 1
     The learning rates fall to 0 over the second half of the run, or what is solved may be unlearned
         again.                                                      --learning-rate-decay-start 1
     The first update comes after 1,000 steps.                                   --learning-starts 1
@@ -56,6 +55,8 @@ Deviations from the paper's low-dimensional setting (section 7), and the flags t
 Examples
     python ddpg_continuous.py --env-id Pendulum-v1
     python ddpg_continuous.py --env-id LunarLanderContinuous-v3 --total-timesteps 300000
+    python ddpg_continuous.py --env-id HalfCheetah-v5 --total-timesteps 1000000
+        --noise-decay-end 0.01      (where half a million noisy steps would be too many)
     python ddpg_continuous.py --resume runs/RUN
     python ddpg_continuous.py --play runs/RUN --capture-video
 The paper's setting, but for batch normalisation
@@ -139,7 +140,7 @@ class Args:
     noise_theta: float = 0.15  # OU: pull to the mean, θ
     noise_sigma: float = 0.5  # OU or Gaussian: scale σ, where actions lie in [−1, 1]
     noise_dt: float = 1.0  # OU: time step dt
-    noise_decay_steps: int = 10_000  # environment steps over which the noise shrinks, linearly
+    noise_decay_end: float = 0.5  # share of the run over which the noise shrinks, linearly
     noise_final: float = 0.1  # what it shrinks to, as a share of its first scale
 
     def __post_init__(self) -> None:
@@ -150,9 +151,10 @@ class Args:
         for name in ("critic_weight_decay", "noise_theta", "noise_sigma"):
             value = getattr(self, name)
             require(0 <= value < np.inf, flag(name), value, "0 or more, and finite")
-        for name in ("gamma", "tau", "learning_rate_decay_start", "noise_final"):
+        shares = ("gamma", "tau", "learning_rate_decay_start", "noise_decay_end", "noise_final")
+        for name in shares:
             require(0 <= getattr(self, name) <= 1, flag(name), getattr(self, name), "in [0, 1]")
-        for name in ("batch_size", "buffer_size", "learning_starts", "noise_decay_steps"):
+        for name in ("batch_size", "buffer_size", "learning_starts"):
             require(getattr(self, name) >= 1, flag(name), getattr(self, name), "1 or more")
         steps, size, theta = self.total_timesteps, self.buffer_size, self.noise_theta
         for holds, name, accepted in (
@@ -369,7 +371,7 @@ class Noise:
         self.x = np.zeros_like(self.x)
 
     def sample(self, rng: np.random.Generator, timestep: int) -> np.ndarray:
-        """Return the next noise [A], its scale decayed linearly."""
+        """Return the next noise [A], its scale decayed linearly over the run."""
         args = self.args
         if args.noise == "none":
             return self.x
@@ -379,7 +381,8 @@ class Noise:
             self.x = self.x + drift + args.noise_sigma * args.noise_dt**0.5 * epsilon
         else:
             self.x = args.noise_sigma * epsilon
-        progress = min(1.0, timestep / args.noise_decay_steps)
+        steps = args.noise_decay_end * args.total_timesteps
+        progress = min(1.0, timestep / steps) if steps else 1.0
         return (1.0 + progress * (args.noise_final - 1.0)) * self.x
 
 

@@ -163,10 +163,9 @@ def solved_table() -> str:
             if solved:
                 times = f"{median(steps):,.0f} ({max(steps):,})", f"{median(seconds):.1f}"
             last = min(float(row["training_mean_last_100"]) for row in runs)
+            threshold = f"{spec.reward_threshold:,g}".replace("-", "−")
             found = f"{len(solved)} of {len(runs)}"
-            rows.append(
-                (*what, f"{spec.reward_threshold:g}".replace("-", "−"), found, *times, number(last))
-            )
+            rows.append((*what, threshold, found, *times, number(last)))
     return table(
         "script | environment | solved at | seeds | steps: median (slowest) | seconds: median "
         "| last 100 episodes: lowest seed",

@@ -218,7 +218,7 @@ def test_noise_starts_anew_with_the_episode():
 
 @pytest.mark.parametrize(("timestep", "share"), [(0, 1.0), (250, 0.6), (500, 0.2), (999, 0.2)])
 def test_noise_decays(timestep, share):
-    flags = {"noise_decay_steps": 500, "noise_final": 0.2}
+    flags = {"total_timesteps": 1000, "noise_decay_end": 0.5, "noise_final": 0.2}
     decayed, full = sample_noise(1, timestep, **flags), sample_noise(1, 0, **flags)
     np.testing.assert_allclose(decayed, share * full)
 

@@ -309,11 +309,11 @@ SPACES = ("DictObservations", "ImageObservations", "DiscreteActions")
 NOT_NEGATIVE = (
     *("--actor-learning-rate", "--critic-learning-rate", "--critic-weight-decay", "--gamma"),
     *("--tau", "--buffer-size", "--batch-size", "--learning-starts", "--noise-theta"),
-    *("--noise-sigma", "--noise-dt", "--noise-decay-steps", "--noise-final"),
+    *("--noise-sigma", "--noise-dt", "--noise-decay-end", "--noise-final"),
 )
 NOT_ZERO = (
     *("--actor-learning-rate", "--critic-learning-rate", "--buffer-size", "--batch-size"),
-    *("--learning-starts", "--noise-dt", "--noise-decay-steps"),
+    *("--learning-starts", "--noise-dt"),
 )
 NOT_NEGATIVE_DQN = (
     *("--learning-rate", "--gamma", "--target-update", "--temperature", "--epsilon-start"),
