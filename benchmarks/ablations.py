@@ -71,11 +71,11 @@ def group(
 
 
 PARTS = FIGURE_2 | DEVIATIONS
-KEPT = {name: PARTS[name] for name in (*FIGURE_2, "weight decay 0.01")}
+STABILITY = {name: PARTS[name] for name in (*FIGURE_2, "weight decay 0.01")}
 GROUPS = {
     "DDPG, Pendulum": group("ddpg_continuous", "Pendulum-v1", 10_000, PARTS),
     "DDPG, MountainCar": group("ddpg_continuous", "MountainCarContinuous-v0", 20_000, PARTS),
-    "DDPG, InvertedPendulum": group("ddpg_continuous", "InvertedPendulum-v5", 20_000, KEPT),
+    "DDPG, InvertedPendulum": group("ddpg_continuous", "InvertedPendulum-v5", 20_000, STABILITY),
     "DQN, Shower": group("dqn_shower", "dqn_shower:Shower-v0", 5_000, DQN, 100),
     "DQN, CartPole": group("dqn_shower", "CartPole-v1", 50_000, DQN, 100),
     "DQN, Acrobot": group("dqn_shower", "Acrobot-v1", 100_000, DQN_ACROBOT, 100),

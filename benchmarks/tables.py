@@ -158,7 +158,8 @@ def solved_table() -> str:
             solved = [row for row in runs if row["solved_timesteps"]]
             steps = [int(row["solved_timesteps"]) for row in solved]
             seconds = [float(row["solved_seconds"]) for row in solved]
-            what = experiment.script.split("_")[0].upper(), short(experiment.env_id)
+            name = experiment.script.split("_")[0].upper()
+            what = name, short(experiment.env_id), f"{experiment.total_timesteps:,}"
             times = "", ""
             if solved:
                 times = f"{median(steps):,.0f} ({max(steps):,})", f"{median(seconds):.1f}"
@@ -167,7 +168,8 @@ def solved_table() -> str:
             found = f"{len(solved)} of {len(runs)}"
             rows.append((*what, threshold, found, *times, number(last)))
     return table(
-        "script | environment | solved at | seeds | steps: median (slowest) | seconds: median "
+        "script | environment | steps in all | solved at | seeds | after steps: median (slowest) "
+        "| seconds: median "
         "| last 100 episodes: lowest seed",
         rows,
     )

@@ -272,7 +272,7 @@ def test_epsilon_greedy_frequencies(epsilon):
 
 def test_learning_rate_decays():
     agent = make_agent(total_timesteps=1000, learning_rate_decay_start=0.6)
-    for agent.timestep, share in ((0, 1.0), (600, 1.0), (800, 0.5), (1000, 0.0)):
+    for agent.timestep, share in ((0, 1), (600, 1), (800, 0.5), (1000, 0), (1200, 0)):
         agent.anneal()
         assert agent.optimizer.learning_rate.item() == pytest.approx(share * 1e-3)
 
