@@ -34,7 +34,7 @@ Algorithm S3, for each actor-learner, all at the same time
         update θ with dθ and θv with dθv, asynchronously: no lock, others write meanwhile
     until T > T_max
 
-RMSProp (section 4), whose g all actor-learners share; for π Δθ is −dθ, for V it is dθv
+RMSProp (section 4), whose g all actor-learners share; θ and θv are one vector, so Δθ = dθv − dθ
     g ← α g + (1−α) Δθ²,  θ ← θ − η Δθ / √(g + ε)
 
 Symbol → name in the code
@@ -51,8 +51,9 @@ Deviations from the paper, and the flags that undo those that have one
     Rollouts are longer.                                                                --t-max 5
     The loss of V weighs less, so that in the layers which they share it does not drown that of π:
         with returns of 100 its gradient is far the longer.                          --value-coef 1
-    ε is large, which bounds a step by η Δθ. With a small one g fades while a solved task leaves
-        hardly a gradient, and the first bad episode throws the policy off.  --rmsprop-epsilon 0.1
+    ε is 1, so that no step is longer than η Δθ. With a small one g fades while a solved task leaves
+        hardly a gradient, and the first bad episode throws the policy off. The paper gives none;
+        usual is                                                             --rmsprop-epsilon 0.1
     The end of a time limit is not terminal: there R = V(s_t;θ′v).
 
 With several workers, which comes first changes from run to run, so the same seed gives other
@@ -246,10 +247,13 @@ class SharedAdam:
         """Descend a gradient [P]."""
         self.steps += 1
         steps = self.steps.item()
-        self.mean.lerp_(gradient, 1 - 0.9)
+        # The mean is written after the square, and read before it: so hardly ever does a worker
+        # divide another's new mean by a square that is still 0.
         self.square.lerp_(gradient.square(), 1 - 0.999)
+        self.mean.lerp_(gradient, 1 - 0.9)
+        mean = self.mean.clone()
         root = (self.square / (1 - 0.999**steps)).sqrt_() + 1e-8
-        self.theta.addcdiv_(self.mean, root, value=-learning_rate / (1 - 0.9**steps))
+        self.theta.addcdiv_(mean, root, value=-learning_rate / (1 - 0.9**steps))
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return what all updates so far have left."""
@@ -325,7 +329,7 @@ class Agent:
         self, layers: Layers, observations: Tensor, actions: Tensor, returns: Tensor
     ) -> tuple[Tensor, list[float]]:
         """Return dθ and dθv as one gradient, of a loss to be minimised, [P], and, for the log, the
-        means of the loss of V, of the entropy and of V. Observations [B, S], the others [B]."""
+        sums of the loss of V, of the entropy and of V. Observations [B, S], the others [B]."""
         logits, values = actor_critic(layers, observations)
         log_pi = F.log_softmax(logits, dim=1)
         advantages = returns - values  # R − V(s_i;θ′v)
@@ -337,8 +341,7 @@ class Agent:
         loss = policy_loss + args.value_coef * value_loss - args.entropy_coef * entropy
         gradients = torch.autograd.grad(loss, [part for layer in layers for part in layer])
         gradient = torch.cat([part.flatten() for part in gradients])
-        terms = torch.stack((value_loss, entropy, values.sum())).detach() / len(returns)
-        return gradient, terms.tolist()
+        return gradient, torch.stack((value_loss, entropy, values.sum())).tolist()
 
     def update(self, gradient: Tensor) -> None:
         """Update the shared parameters, while other workers read and write them."""
@@ -420,7 +423,7 @@ def actor_learner(env: gym.Env, agent: Agent, worker: int) -> Iterator[Episode]:
             learned.append(terms)
             return_ += sum(rewards)
             length += len(rewards)
-        means = np.mean(learned, axis=0).tolist()
+        means = (np.sum(learned, axis=0) / length).tolist()
         yield Episode(return_, length, dict(zip(("value_loss", "entropy", "value"), means)))
 
 
@@ -446,7 +449,8 @@ def work(agent: Agent, worker: int, parent: Connection) -> None:
 
 @contextlib.contextmanager
 def stops_blocked() -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM wait; processes started meanwhile never notice them."""
+    """Let Ctrl-C and SIGTERM wait, unless another thread of this process takes them; processes
+    started meanwhile never notice them."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield
@@ -468,13 +472,14 @@ def train(env: gym.Env, agent: Agent, args: Args) -> Iterator[Episode]:
 
     Each makes an environment of its own, by `args.env_id`; env is not used, but `train` takes it in
     every script. The worker whose episode is yielded waits until the next one is asked for. So with
-    one worker a checkpoint between two is exact; with several, the others go on, and what they have
-    not yet learned from is lost.
+    one worker a checkpoint between two is exact; with several, the others go on: what they have
+    learned is kept, and the episodes that they are in begin anew.
 
     Raises FloatingPointError if a worker meets NaN or infinity, and ChildProcessError if one dies.
     However this ends, no worker is left behind.
     """
     context = multiprocessing.get_context("spawn")
+    agent.T = context.Value("q", agent.timestep)  # a new lock: a killed worker may hold the old one
     working, processes = {}, []  # workers by their connections; all processes
     try:
         with stops_blocked():
@@ -864,7 +869,7 @@ def run_training(env: gym.Env, agent: Agent, args: Args, run_dir: Path, tracker:
             save_checkpoint(agent, args, run_dir)
             bar.update(agent.timestep - bar.n)
     plot_learning_curve(run_dir, f"{SCRIPT} on {args.env_id}, seed {args.seed}")
-    return not stop.made
+    return agent.timestep >= args.total_timesteps
 
 
 def play(agent: Agent, args: Args, run_dir: Path, drawable: bool) -> list[dict[str, float]]:

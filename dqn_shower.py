@@ -953,7 +953,7 @@ def run_training(env: gym.Env, agent: Agent, args: Args, run_dir: Path, tracker:
             save_checkpoint(agent, args, run_dir)
             bar.update(agent.timestep - bar.n)
     plot_learning_curve(run_dir, f"{SCRIPT} on {args.env_id}, seed {args.seed}")
-    return not stop.made
+    return agent.timestep >= args.total_timesteps
 
 
 def play(agent: Agent, args: Args, run_dir: Path, drawable: bool) -> list[dict[str, float]]:

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -107,11 +108,13 @@ def numpy_loss(theta, agent, observations, actions, returns, advantages=None):
 def test_gradient_equals_finite_differences(entropy_coef, value_coef):
     agent = make_agent(entropy_coef=entropy_coef, value_coef=value_coef)
     layers, *batch = batch_for(agent)
-    gradient, _ = agent.gradient(layers, *batch)
+    gradient, (value_loss, _, value) = agent.gradient(layers, *batch)
     arrays = [part.double().numpy() for part in batch]
     arrays[1] = batch[1].numpy()
     theta = agent.theta.double().numpy()
     _, advantages = numpy_loss(theta, agent, *arrays)
+    assert value_loss == pytest.approx(np.square(advantages).sum(), rel=1e-4)
+    assert value == pytest.approx((arrays[2] - advantages).sum(), rel=1e-3)
     expected = np.empty_like(theta)
     for k in range(len(theta)):
         step = np.zeros_like(theta)
@@ -194,6 +197,15 @@ def test_rollouts_end_where_the_run_ends():
     agent = make_agent("tests.environments:TruncatesDiscrete-v0", t_max=4, total_timesteps=16)
     episodes = list(a3c.actor_learner(a3c.make_env(agent.args.env_id), agent, 0))
     assert len(episodes) == 2 and agent.timestep == 16
+
+
+def test_the_log_has_means_over_the_steps_of_an_episode():
+    """It has 7, in rollouts of 4 and 3."""
+    agent = make_agent("tests.environments:TruncatesDiscrete-v0", t_max=4)
+    sums = iter([[4.0, 8.0, 0.0], [30.0, 3.0, 7.0]])
+    agent.gradient = lambda *_: (torch.zeros_like(agent.theta), next(sums))
+    episode = next(a3c.actor_learner(a3c.make_env(agent.args.env_id), agent, 0))
+    assert list(episode.learned.values()) == pytest.approx([34 / 7, 11 / 7, 1.0])
 
 
 @pytest.mark.parametrize("logits", [[0.0, 1.0, -2.0], [1e4, 1e4 - 1.0, -1e4], [-1e4, -1e4, -1e4]])
@@ -495,6 +507,17 @@ def test_closing_the_generator_ends_the_workers():
     assert len(pids) == 2
     episodes.close()
     assert gone(pids)
+
+
+def test_train_goes_on_after_a_worker_was_killed_with_the_lock():
+    agent = make_agent(num_workers=1)
+    agent.T.get_lock().acquire()  # as one killed in `count_step` leaves it
+    episodes, found = a3c.train(None, agent, agent.args), []
+    thread = threading.Thread(target=lambda: found.append(next(episodes)), daemon=True)
+    thread.start()
+    thread.join(60)
+    assert found and found[0].length > 0
+    episodes.close()
 
 
 def test_two_workers_count_every_step():

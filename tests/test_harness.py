@@ -2,6 +2,7 @@
 
 import ast
 import csv
+import importlib
 import json
 import os
 import pickle
@@ -276,6 +277,19 @@ def test_interrupt_saves_and_says_how_to_go_on(script, number, tmp_path):
     episode = agent["episode"] if "episode" in agent else sum(agent["episodes"])
     assert [episode, agent["timestep"]] == [int(last[0]), int(last[1])]
     assert (run / "learning_curve.png").exists()
+
+
+def test_interrupt_after_the_last_step_does_not_undo_the_end(script, tmp_path, monkeypatch):
+    module = importlib.import_module(script)
+    train = module.train
+
+    def interrupted(*args):
+        yield from train(*args)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(module, "train", interrupted)
+    assert run_here(script, *SMALL[script], "--run-dir", "run") == 0
+    assert (tmp_path / "run" / "evaluation.csv").exists()
 
 
 def test_resume_of_a_finished_run_only_evaluates(script, tmp_path):
