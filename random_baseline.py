@@ -459,7 +459,7 @@ class StopRequest:
 
 
 def run_training(env: gym.Env, agent: Agent, args: Args, run_dir: Path, tracker: Tracker) -> bool:
-    """Train, log each episode, write checkpoints; return whether the run came to its end."""
+    """Train, log each episode, write checkpoints; return False if the run was told to stop."""
     rows = rewind_csv(run_dir / "episodes.csv", agent.episode)
     started = time.perf_counter() - (float(rows[-1]["seconds"]) if rows else 0.0)
     recent = deque((float(row["return"]) for row in rows), maxlen=RECENT)
@@ -489,7 +489,7 @@ def run_training(env: gym.Env, agent: Agent, args: Args, run_dir: Path, tracker:
             save_checkpoint(agent, args, run_dir)
             bar.update(agent.timestep - bar.n)
     plot_learning_curve(run_dir, f"{SCRIPT} on {args.env_id}, seed {args.seed}")
-    return agent.timestep >= args.total_timesteps
+    return not stop.made
 
 
 def play(agent: Agent, args: Args, run_dir: Path, drawable: bool) -> list[dict[str, float]]:

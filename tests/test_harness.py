@@ -279,7 +279,7 @@ def test_interrupt_saves_and_says_how_to_go_on(script, number, tmp_path):
     assert (run / "learning_curve.png").exists()
 
 
-def test_interrupt_after_the_last_step_does_not_undo_the_end(script, tmp_path, monkeypatch):
+def test_interrupt_in_the_last_episode_stops_before_the_evaluation(script, monkeypatch, capsys):
     module = importlib.import_module(script)
     train = module.train
 
@@ -288,8 +288,11 @@ def test_interrupt_after_the_last_step_does_not_undo_the_end(script, tmp_path, m
         os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(module, "train", interrupted)
-    assert run_here(script, *SMALL[script], "--run-dir", "run") == 0
-    assert (tmp_path / "run" / "evaluation.csv").exists()
+    assert run_here(script, *SMALL[script], "--run-dir", "run") == 130
+    assert "stopped after 1200 steps; go on with --resume run" in capsys.readouterr().out
+    monkeypatch.setattr(module, "train", train)
+    assert run_here(script, "--resume", "run") == 0
+    assert "evaluation: " in capsys.readouterr().out
 
 
 def test_resume_of_a_finished_run_only_evaluates(script, tmp_path):
