@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -27,6 +28,8 @@ SMALL = {  # flags that make a run short, and yet learn
     ],
 }
 SCRIPTS = sorted(SMALL)
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it may be ignored
 
 
 @pytest.fixture(autouse=True)
