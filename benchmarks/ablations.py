@@ -71,7 +71,7 @@ def group(
 
 
 PARTS = FIGURE_2 | DEVIATIONS
-STABILITY = {name: PARTS[name] for name in (*FIGURE_2, "weight decay 0.01")}
+STABILITY = {name: PARTS[name] for name in (*FIGURE_2, "weight decay 0.01", "constant rates")}
 GROUPS = {
     "DDPG, Pendulum": group("ddpg_continuous", "Pendulum-v1", 10_000, PARTS),
     "DDPG, MountainCar": group("ddpg_continuous", "MountainCarContinuous-v0", 20_000, PARTS),
