@@ -41,7 +41,7 @@ Deviations from the paper, and the flags that undo those that have one
         --no-normalize-observations
     Rewards are not clipped, and neither is the error: clipped, the rare terminal transitions,
         whose error may be 100, would weigh no more than others, and with these defaults CartPole
-        is not learned.                                                                  --huber
+        is learned in one seed of five.                                                  --huber
     Actions are drawn from the softmax of Q (Boltzmann), not ε-greedily.
         --exploration epsilon-greedy
     Q̂ follows Q softly at each update, θ⁻ ← τ θ + (1−τ) θ⁻.   --target-update 500 (the paper's C is
