@@ -57,7 +57,7 @@ Examples
     python ddpg_continuous.py --env-id Pendulum-v1
     python ddpg_continuous.py --env-id LunarLanderContinuous-v3 --total-timesteps 300000
     python ddpg_continuous.py --env-id HalfCheetah-v5 --total-timesteps 1000000
-        --noise-decay-end 0.01      (where half a million noisy steps would be too many)
+        --noise gaussian --noise-sigma 0.1 --noise-final 1
     python ddpg_continuous.py --resume runs/RUN
     python ddpg_continuous.py --play runs/RUN --capture-video
 The paper's setting, but for batch normalisation
@@ -223,8 +223,8 @@ class RunningNormalizer:
         self.count = 0
         self.mean = np.zeros(size)
         self.square = np.zeros(size)  # Σ (s − mean)²
-        self.shift = torch.zeros(size, device=device)  # the mean, for the networks
-        self.inverse_std = torch.ones(size, device=device)
+        shift, scale = torch.zeros(size), torch.ones(size)
+        self.scaling = torch.stack((shift, scale)).to(device)  # [2, S], for the networks
 
     def update(self, observation: np.ndarray) -> None:
         """Take one observation [S] into account (Welford 1962)."""
@@ -236,13 +236,13 @@ class RunningNormalizer:
 
     def refresh(self) -> None:
         """Hand the statistics over to the networks."""
-        self.shift.copy_(torch.from_numpy(self.mean.astype(np.float32)))
         inverse_std = (self.square / self.count + 1e-8) ** -0.5
-        self.inverse_std.copy_(torch.from_numpy(inverse_std.astype(np.float32)))
+        self.scaling.copy_(torch.from_numpy(np.array((self.mean, inverse_std), np.float32)))
 
     def __call__(self, observation: Tensor) -> Tensor:
         """[B, S] → [B, S], clipped to 10 standard deviations."""
-        return ((observation - self.shift) * self.inverse_std).clamp(-10.0, 10.0)
+        shift, scale = self.scaling
+        return ((observation - shift) * scale).clamp(-10.0, 10.0)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the statistics."""
@@ -397,11 +397,23 @@ def soft_update(target: nn.Module, network: nn.Module, tau: float) -> None:
             old.lerp_(new, tau)
 
 
-def compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Compile a function to one graph; without a C++ compiler, say so and run it as it is."""
+def compiled(function: Callable[..., Tensor], device: torch.device) -> Callable[..., Tensor]:
+    """Compile a function to one graph; without a C++ compiler, say so and run it as it is.
+
+    At each call torch checks, by its guards, that the graph still fits. Here that is the arguments
+    and whatever else is a number or a flag, but not the agent's tensors and networks, which stay
+    what they are: to check those as well takes as long as to update a small network.
+    """
     torch._dynamo.config.trace_autograd_ops = True  # torch.autograd.grad within the graph
-    unchecked = {"size_asserts": False}  # no array changes its size from call to call
-    graph = torch.compile(function, fullgraph=True, options=unchecked)
+    torch._dynamo.config.record_runtime_overhead = False  # which is for profilers
+
+    def may_change(guards: Sequence[Any]) -> list[bool]:
+        stays = Tensor, nn.Module, dict
+        return [g.name.isidentifier() or not isinstance(g.value, stays) for g in guards]
+
+    options = {"guard_filter_fn": may_change, "size_asserts": False}
+    options["cpp_wrapper"] = device.type == "cpu"  # from kernel to kernel in C++, not in Python
+    graph = torch.compile(function, isolate_recompiles=True, options=options)  # each agent its own
 
     def run_graph(*args: Any) -> Tensor:
         nonlocal graph
@@ -465,7 +477,7 @@ class Agent:
         self.buffer = ReplayBuffer(args.buffer_size, S, A)
         self.noise = Noise(args, A)
         if args.compile:
-            self.update = compiled(self.update)
+            self.update = compiled(self.update, self.device)
 
     def reset(self, rng: np.random.Generator) -> None:
         """Start an episode, whose randomness comes from rng: initialise a random process 𝒩."""

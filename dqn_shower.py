@@ -192,11 +192,11 @@ class ShowerEnv(gym.Env):
     def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Turn the tap, take the reward, let the temperature drift."""
         assert self.action_space.contains(action), f"{action!r} is not in {self.action_space}"
-        temperature = np.clip(self.temperatures[-1] + action - 1, 0.0, 100.0)
+        temperature = min(max(self.temperatures[-1] + action - 1, 0.0), 100.0)
         low, high = self.COMFORTABLE
         self.rewards.append(1.0 if low <= temperature <= high else -1.0)
         drift = self.np_random.integers(-1, 2)
-        self.temperatures.append(np.clip(temperature + drift, 0.0, 100.0))
+        self.temperatures.append(min(max(temperature + drift, 0.0), 100.0))
         return self._observe(), self.rewards[-1], False, False, {}
 
     def _observe(self) -> np.ndarray:
@@ -313,8 +313,8 @@ class RunningNormalizer:
         self.count = 0
         self.mean = np.zeros(size)
         self.square = np.zeros(size)  # Σ (s − mean)²
-        self.shift = torch.zeros(size, device=device)  # the mean, for the networks
-        self.inverse_std = torch.ones(size, device=device)
+        shift, scale = torch.zeros(size), torch.ones(size)
+        self.scaling = torch.stack((shift, scale)).to(device)  # [2, S], for the networks
 
     def update(self, observation: np.ndarray) -> None:
         """Take one observation [S] into account (Welford 1962)."""
@@ -326,13 +326,13 @@ class RunningNormalizer:
 
     def refresh(self) -> None:
         """Hand the statistics over to the networks."""
-        self.shift.copy_(torch.from_numpy(self.mean.astype(np.float32)))
         inverse_std = (self.square / self.count + 1e-8) ** -0.5
-        self.inverse_std.copy_(torch.from_numpy(inverse_std.astype(np.float32)))
+        self.scaling.copy_(torch.from_numpy(np.array((self.mean, inverse_std), np.float32)))
 
     def __call__(self, observation: Tensor) -> Tensor:
         """[B, S] → [B, S], clipped to 10 standard deviations."""
-        return ((observation - self.shift) * self.inverse_std).clamp(-10.0, 10.0)
+        shift, scale = self.scaling
+        return ((observation - shift) * scale).clamp(-10.0, 10.0)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the statistics."""
@@ -422,11 +422,23 @@ def soft_update(target: nn.Module, network: nn.Module, tau: float) -> None:
             old.lerp_(new, tau)
 
 
-def compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Compile a function to one graph; without a C++ compiler, say so and run it as it is."""
+def compiled(function: Callable[..., Tensor], device: torch.device) -> Callable[..., Tensor]:
+    """Compile a function to one graph; without a C++ compiler, say so and run it as it is.
+
+    At each call torch checks, by its guards, that the graph still fits. Here that is the arguments
+    and whatever else is a number or a flag, but not the agent's tensors and networks, which stay
+    what they are: to check those as well takes as long as to update a small network.
+    """
     torch._dynamo.config.trace_autograd_ops = True  # torch.autograd.grad within the graph
-    unchecked = {"size_asserts": False}  # no array changes its size from call to call
-    graph = torch.compile(function, fullgraph=True, options=unchecked)
+    torch._dynamo.config.record_runtime_overhead = False  # which is for profilers
+
+    def may_change(guards: Sequence[Any]) -> list[bool]:
+        stays = Tensor, nn.Module, dict
+        return [g.name.isidentifier() or not isinstance(g.value, stays) for g in guards]
+
+    options = {"guard_filter_fn": may_change, "size_asserts": False}
+    options["cpp_wrapper"] = device.type == "cpu"  # from kernel to kernel in C++, not in Python
+    graph = torch.compile(function, isolate_recompiles=True, options=options)  # each agent its own
 
     def run_graph(*args: Any) -> Tensor:
         nonlocal graph
@@ -481,16 +493,20 @@ class Agent:
         self.optimizer = Adam(self.q_network, args.learning_rate)
         self.buffer = ReplayBuffer(args.buffer_size, S, 1)
         if args.compile:
-            self.update = compiled(self.update)
+            self.update = compiled(self.update, self.device)
 
     def reset(self, rng: np.random.Generator) -> None:
         """Start an episode, whose randomness comes from rng."""
         self.rng = rng
 
+    def to_tensor(self, observation: np.ndarray) -> Tensor:
+        """Return an observation [S] as the network takes it."""
+        return torch.as_tensor(observation, dtype=torch.float32, device=self.device)
+
     @torch.no_grad()
     def q_values(self, observation: np.ndarray) -> np.ndarray:
         """Return Q(s,·;θ), [S] → [A]; FloatingPointError if not finite."""
-        s = torch.as_tensor(observation, dtype=torch.float32, device=self.device)
+        s = self.to_tensor(observation)
         q = self.q_network(self.normalizer(s[None]))[0].cpu().numpy()
         require_finite(self.timestep, q=q)
         return q
@@ -502,13 +518,13 @@ class Agent:
         progress = min(1.0, self.timestep / steps) if steps else 1.0
         return args.epsilon_start + progress * (args.epsilon_end - args.epsilon_start)
 
-    def explore(self, observation: np.ndarray) -> int:
-        """Return an action to learn from, 0 to A − 1."""
+    def explore(self, q: np.ndarray) -> int:
+        """Return an action to learn from, 0 to A − 1, given Q(s,·;θ) [A]."""
         if self.args.exploration == "boltzmann":
-            return boltzmann(self.q_values(observation), self.args.temperature, self.rng)
+            return boltzmann(q, self.args.temperature, self.rng)
         if self.rng.random() < self.epsilon():
             return int(self.rng.integers(self.A))
-        return int(self.q_values(observation).argmax())
+        return int(q.argmax())
 
     def act(self, observation: np.ndarray) -> int:
         """Return the greedy action, for the environment."""
@@ -530,8 +546,9 @@ class Agent:
         share = min(1.0, left / steps) if steps else 1.0
         self.optimizer.learning_rate.fill_(share * args.learning_rate)
 
-    def update(self, batch: Tensor) -> Tensor:
-        """Learn from a minibatch of the memory's rows; return the loss and the mean Q, [2]."""
+    def update(self, batch: Tensor, observation: Tensor) -> Tensor:
+        """Learn from a minibatch of the memory's rows; return the loss, the mean Q, and Q(s,·;θ) of
+        an observation [S] to act on next, for one call a step is faster than two: [2 + A]."""
         args = self.args
         s, a, r, s_next, terminated = self.buffer.columns(batch)
         s, s_next = self.normalizer(s), self.normalizer(s_next)
@@ -547,7 +564,8 @@ class Agent:
 
         if args.target_update < 1:
             soft_update(self.target_network, self.q_network, args.target_update)
-        return torch.stack((loss, q.mean())).detach()
+        q_to_act = self.q_network(self.normalizer(observation[None]))[0]
+        return torch.cat((torch.stack((loss, q.mean())), q_to_act)).detach()
 
     def reset_target(self) -> None:
         """Every C steps, reset Q̂ = Q."""
@@ -575,10 +593,11 @@ def train(env: gym.Env, agent: Agent, args: Args) -> Iterator[Episode]:
         rng = np.random.default_rng([args.seed, agent.episode])  # all of the episode's randomness
         agent.reset(rng)
         observation, _ = env.reset(seed=int(rng.integers(2**31)))  # receive s₁
+        q = agent.q_values(observation)
         return_, length, learned, ended = 0.0, 0, [], False
         while not ended and agent.timestep < args.total_timesteps:  # for t = 1, …, T
             observation = np.array(observation)  # the environment may reuse its array
-            action = agent.explore(observation)  # select a: softmax of Q, or ε-greedy
+            action = agent.explore(q)  # select a: softmax of Q(s,·;θ), or ε-greedy
             step = env.step(agent.first_action + action)  # execute a
             next_observation, reward, terminated, truncated, _ = step
             agent.timestep += 1
@@ -586,10 +605,15 @@ def train(env: gym.Env, agent: Agent, args: Args) -> Iterator[Episode]:
             agent.remember(observation, action, reward, next_observation, terminated)  # store in D
             if agent.timestep >= args.learning_starts:
                 agent.anneal()
-                batch = agent.buffer.sample(args.batch_size, rng)  # a minibatch from D
-                learned.append(agent.update(batch.to(agent.device)).tolist())  # gradient step
-                require_finite(agent.timestep, loss_and_q=learned[-1])
+                batch = agent.buffer.sample(args.batch_size, rng).to(agent.device)  # from D
+                s_next = agent.to_tensor(next_observation)
+                values = agent.update(batch, s_next).cpu().numpy()  # gradient step; Q(s′,·;θ)
+                require_finite(agent.timestep, loss_and_q=values)
+                learned.append(values[:2].tolist())
+                q = values[2:]
                 agent.reset_target()  # every C steps Q̂ = Q
+            else:
+                q = agent.q_values(next_observation)
             return_ += float(reward)
             length += 1
             observation, ended = next_observation, terminated or truncated

@@ -32,7 +32,7 @@ SHOWER = "dqn_shower:Shower-v0"  # found by any script
 DDPG, DQN, A3C, RANDOM = "ddpg_continuous", "dqn_shower", "a3c_cartpole", "random_baseline"
 TEN, FIVE, THREE = range(11, 21), range(11, 16), range(11, 14)  # 1 to 10 are for tuning
 CHEETAH = {"TD3's DDPG": 8577, "CleanRL, v4": 10374}
-LESS_NOISE = "--noise-decay-end 0.01"
+CHEETAH_NOISE = "--noise gaussian --noise-sigma 0.1 --noise-final 1"
 DQN_ACROBOT = "--compile --temperature 0.1 --hidden-sizes 64 64"
 PAPER = (
     "--no-normalize-observations --action-layer 2 --tau 0.001 --critic-weight-decay 0.01 "
@@ -50,7 +50,7 @@ LEARNERS = [
     Experiment(DDPG, "LunarLanderContinuous-v3", 300_000, FIVE, published={"RL Zoo, v2": 230.2}),
     Experiment(DDPG, "InvertedPendulum-v5", 20_000, FIVE, published={"TD3's DDPG, 1M": 1000}),
     Experiment(DDPG, "InvertedPendulum-v5", 100_000, FIVE, published={"TD3's DDPG, 1M": 1000}),
-    Experiment(DDPG, "HalfCheetah-v5", 1_000_000, THREE, flags=LESS_NOISE, published=CHEETAH),
+    Experiment(DDPG, "HalfCheetah-v5", 1_000_000, THREE, flags=CHEETAH_NOISE, published=CHEETAH),
     Experiment(DQN, SHOWER, 5_000, TEN, 100, published={"optimum": 414 / 7}),
     Experiment(DQN, "CartPole-v1", 50_000, TEN, 100, "--compile", published={"RL Zoo": 500}),
     Experiment(DQN, "Acrobot-v1", 100_000, FIVE, 100, DQN_ACROBOT, published={"RL Zoo": -76.6}),

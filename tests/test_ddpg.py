@@ -143,11 +143,45 @@ def test_compiled_equals_eager(batch_norm):
     for seed in range(5):
         losses = [agent.update(make_batch(seed=seed)[1]).numpy() for agent in (eager, graph)]
         np.testing.assert_allclose(*losses, rtol=1e-4, atol=1e-5)
+    assert not torch._dynamo.utils.counters["graph_break"]
     for part in ("actor", "critic", "target_actor", "target_critic"):
         one, other = getattr(eager, part).state_dict(), getattr(graph, part).state_dict()
         # A bias before batch normalisation has no gradient but rounding, which Adam scales up.
         for name in (name for name in one if "weight" in name or not batch_norm):
             torch.testing.assert_close(one[name], other[name], rtol=1e-4, atol=1e-5)
+
+
+class Scale:
+    """What a fork may do in an update: branch on arguments, flags and numbers that change."""
+
+    def __init__(self, size):
+        self.weights, self.factor, self.offset = torch.arange(size) + 1.0, 2.0, None
+
+    def __call__(self, rows, negative):
+        y = self.factor * (rows * self.weights).sum(1)
+        y = y if self.offset is None else y + self.offset
+        return -y if negative else y
+
+
+def test_a_compiled_function_follows_what_changes():
+    wide, narrow = Scale(5), Scale(3)
+    graphs = {scale: ddpg.compiled(scale.__call__, torch.device("cpu")) for scale in (wide, narrow)}
+
+    def check(scale, rows, negative=False):
+        rows = torch.rand(rows, len(scale.weights))
+        torch.testing.assert_close(graphs[scale](rows, negative), scale(rows, negative))
+
+    check(wide, 4)
+    check(narrow, 4)  # each has a graph of its own
+    check(wide, 4)
+    check(wide, 7)
+    check(wide, 7, negative=True)
+    wide.factor = 3.0
+    check(wide, 7)
+    wide.offset = 1.0
+    check(wide, 7)
+    wide.weights.neg_()
+    check(wide, 7)
 
 
 def test_without_a_compiler_it_runs_eagerly(tmp_path):
