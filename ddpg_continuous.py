@@ -319,6 +319,8 @@ class Adam:
     Weight decay is an L2 penalty, added to the gradient.
     """
 
+    BETA1, BETA2 = 0.9, 0.999
+
     def __init__(self, network: nn.Module, learning_rate: float, weight_decay: float = 0.0) -> None:
         self.parameters = list(network.parameters())
         self.weight_decay = weight_decay
@@ -327,7 +329,7 @@ class Adam:
         device = self.parameters[0].device
         # A tensor, as it may fall: a float would be a constant of the compiled graph.
         self.learning_rate = torch.tensor(learning_rate, device=device)
-        self.betas = torch.tensor([0.9, 0.999], device=device)
+        self.betas = torch.tensor([self.BETA1, self.BETA2], device=device)
         self.powers = torch.ones_like(self.betas)  # β₁ᵗ, β₂ᵗ
 
     def step(self, loss: Tensor) -> None:
@@ -339,8 +341,8 @@ class Adam:
             for p, g, m, v in zip(self.parameters, gradients, self.means, self.squares):
                 if self.weight_decay:
                     g = g + self.weight_decay * p
-                m.lerp_(g, 1 - 0.9)
-                v.lerp_(g * g, 1 - 0.999)
+                m.lerp_(g, 1 - self.BETA1)
+                v.lerp_(g * g, 1 - self.BETA2)
                 p.sub_(self.learning_rate * (m / correction1) / ((v / correction2).sqrt() + 1e-8))
 
     def state_dict(self) -> dict[str, Any]:
@@ -398,22 +400,29 @@ def soft_update(target: nn.Module, network: nn.Module, tau: float) -> None:
 
 
 def compiled(function: Callable[..., Tensor], device: torch.device) -> Callable[..., Tensor]:
-    """Compile a function to one graph; without a C++ compiler, say so and run it as it is.
+    """Compile a function to a graph; without a C++ compiler, say so and run it as it is.
 
-    At each call torch checks, by its guards, that the graph still fits. Here that is the arguments
-    and whatever else is a number or a flag, but not the agent's tensors and networks, which stay
-    what they are: to check those as well takes as long as to update a small network.
+    At each call torch checks, by its guards, that the graph still fits: here the arguments, and the
+    numbers, flags and lists that the agent holds; but neither its tensors and networks nor code,
+    for that takes as long as to update a small network. So tensors must keep their shapes, and
+    `requires_grad`: change their numbers, in place.
     """
     torch._dynamo.config.trace_autograd_ops = True  # torch.autograd.grad within the graph
     torch._dynamo.config.record_runtime_overhead = False  # which is for profilers
 
-    def may_change(guards: Sequence[Any]) -> list[bool]:
-        stays = Tensor, nn.Module, dict
-        return [g.name.isidentifier() or not isinstance(g.value, stays) for g in guards]
+    def may_change(guard: Any) -> bool:
+        inner = "._" in guard.name and isinstance(guard.value, dict)  # within a network
+        code = guard.name == "" or "__" in guard.name  # or torch's own state
+        held = guard.is_global or guard.name.startswith("self.")  # not an argument
+        lasting = isinstance(guard.value, Tensor) or callable(guard.value)  # networks, functions
+        return not (inner or code or (held and lasting))
 
-    options = {"guard_filter_fn": may_change, "size_asserts": False}
-    options["cpp_wrapper"] = device.type == "cpu"  # from kernel to kernel in C++, not in Python
-    graph = torch.compile(function, isolate_recompiles=True, options=options)  # each agent its own
+    options = {
+        "guard_filter_fn": lambda guards: [may_change(guard) for guard in guards],
+        "size_asserts": False,
+        "cpp_wrapper": device.type == "cpu",  # from kernel to kernel in C++, not in Python
+    }
+    graph = torch.compile(function, isolate_recompiles=True, options=options)  # no other agent's
 
     def run_graph(*args: Any) -> Tensor:
         nonlocal graph

@@ -154,31 +154,37 @@ def test_compiled_equals_eager(batch_norm):
 class Scale:
     """What a fork may do in an update: branch on arguments, flags and numbers that change."""
 
-    def __init__(self, size):
-        self.weights, self.factor, self.offset = torch.arange(size) + 1.0, 2.0, None
+    def __init__(self, units):
+        self.weights, self._factor, self.offset = torch.rand(units, 3), 2.0, None
+        self.terms, self.state = [], {}
 
-    def __call__(self, rows, negative):
-        y = self.factor * (rows * self.weights).sum(1)
+    def __call__(self, batch, negative):
+        y = self._factor * (batch[0] @ self.weights.T).sum(1)
         y = y if self.offset is None else y + self.offset
+        y = y + sum(self.terms) + self.state.get("bias", 0.0)
         return -y if negative else y
 
 
 def test_a_compiled_function_follows_what_changes():
-    wide, narrow = Scale(5), Scale(3)
+    wide, narrow = Scale(50), Scale(5)
     graphs = {scale: ddpg.compiled(scale.__call__, torch.device("cpu")) for scale in (wide, narrow)}
 
     def check(scale, rows, negative=False):
-        rows = torch.rand(rows, len(scale.weights))
-        torch.testing.assert_close(graphs[scale](rows, negative), scale(rows, negative))
+        batch = torch.rand(rows, 3), torch.rand(rows)
+        torch.testing.assert_close(graphs[scale](batch, negative), scale(batch, negative))
 
     check(wide, 4)
     check(narrow, 4)  # each has a graph of its own
     check(wide, 4)
     check(wide, 7)
     check(wide, 7, negative=True)
-    wide.factor = 3.0
+    wide._factor = 3.0
     check(wide, 7)
     wide.offset = 1.0
+    check(wide, 7)
+    wide.terms.append(4.0)
+    check(wide, 7)
+    wide.state["bias"] = torch.ones(())
     check(wide, 7)
     wide.weights.neg_()
     check(wide, 7)
