@@ -403,15 +403,16 @@ def compiled(function: Callable[..., Tensor], device: torch.device) -> Callable[
     """Compile a function to a graph; without a C++ compiler, say so and run it as it is.
 
     At each call torch checks, by its guards, that the graph still fits: here the arguments, and the
-    numbers, flags and lists that the agent holds; but neither its tensors and networks nor code,
-    for that takes as long as to update a small network. So tensors must keep their shapes, and
-    `requires_grad`: change their numbers, in place.
+    numbers, flags, lists and dictionaries that the agent holds; but neither its tensors and
+    networks nor code, for that takes as long as to update a small network. So tensors must keep
+    their shapes, and `requires_grad`: change their numbers, in place.
     """
     torch._dynamo.config.trace_autograd_ops = True  # torch.autograd.grad within the graph
     torch._dynamo.config.record_runtime_overhead = False  # which is for profilers
 
     def may_change(guard: Any) -> bool:
-        inner = "._" in guard.name and isinstance(guard.value, dict)  # within a network
+        of_network = re.search(r"\._(modules|parameters|buffers|\w*hooks)", guard.name)
+        inner = of_network and isinstance(guard.value, dict)
         code = guard.name == "" or "__" in guard.name  # or torch's own state
         held = guard.is_global or guard.name.startswith("self.")  # not an argument
         lasting = isinstance(guard.value, Tensor) or callable(guard.value)  # networks, functions

@@ -156,12 +156,12 @@ class Scale:
 
     def __init__(self, units):
         self.weights, self._factor, self.offset = torch.rand(units, 3), 2.0, None
-        self.terms, self.state = [], {}
+        self.terms, self._state = [], {}
 
     def __call__(self, batch, negative):
         y = self._factor * (batch[0] @ self.weights.T).sum(1)
         y = y if self.offset is None else y + self.offset
-        y = y + sum(self.terms) + self.state.get("bias", 0.0)
+        y = y + sum(self.terms) + self._state.get("bias", 0.0)
         return -y if negative else y
 
 
@@ -184,7 +184,7 @@ def test_a_compiled_function_follows_what_changes():
     check(wide, 7)
     wide.terms.append(4.0)
     check(wide, 7)
-    wide.state["bias"] = torch.ones(())
+    wide._state["bias"] = torch.ones(())
     check(wide, 7)
     wide.weights.neg_()
     check(wide, 7)
