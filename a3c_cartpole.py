@@ -5,6 +5,7 @@
 #     "matplotlib==3.11.2",
 #     "moviepy==2.2.1",
 #     "numpy==2.4.6",
+#     "pydantic==2.14.4",
 #     "torch==2.13.0",
 #     "tqdm==4.70.1",
 #     "tyro==1.0.17",
@@ -41,12 +42,10 @@ Symbol → name in the code
     θ and θv, θ′ and θ′v → agent.theta, theta: each one vector, as the networks share their layers
     s, a, r, R           → observation, action, reward, R
     π, V, H              → softmax of logits, values, entropy
-    Δθ, g                → gradient, agent.optimizer.g
-    T, T_max, t_max      → agent.timestep, args.total_timesteps, args.t_max
+    Δθ, T, T_max, η      → gradient, agent.timestep, args.total_timesteps, args.learning_rate
     γ, β, α, ε           → args.gamma, .entropy_coef, .rmsprop_alpha, .rmsprop_epsilon
-    η                    → agent.learning_rate(), which falls from args.learning_rate to 0
 
-Deviations from the paper, and the flags that undo those that have one
+Deviations from the paper, and the flags that undo them
     Small fully connected networks, no frames; a worker for each core.            --num-workers 16
     Rollouts are longer.                                                                --t-max 5
     The loss of V weighs less, so that in the layers which they share it does not drown that of π:
@@ -57,7 +56,7 @@ Deviations from the paper, and the flags that undo those that have one
     The end of a time limit is not terminal: there R = V(s_t;θ′v).
 
 With several workers, which comes first changes from run to run, so the same seed gives other
-numbers each time. One worker gives the same each time.
+numbers each time. One worker gives the same each time, and resumes exactly.
 
 Examples
     python a3c_cartpole.py
@@ -67,96 +66,65 @@ Examples
     python a3c_cartpole.py --play runs/RUN --best --capture-video
 """
 
-import argparse
-import atexit
 import contextlib
 import csv
-import difflib
-import importlib.metadata
-import io
-import json
 import os
+import queue
 import re
-import signal
 import sys
 import threading
 import time
-import warnings
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
-from itertools import count
-from multiprocessing.connection import Connection, wait
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from datetime import datetime
+from itertools import count, pairwise
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, NamedTuple, Self
+from statistics import fmean, pstdev
+from typing import Annotated, Any
 
 import gymnasium as gym
 import numpy as np
 import torch
 import torch.nn.functional as F
 import tyro
+from pydantic import ConfigDict, Field, TypeAdapter
+from pydantic.dataclasses import dataclass
 from torch import Tensor, multiprocessing
 from tqdm import tqdm
 
-
-class Episode(NamedTuple):
-    """What `train` tells of an episode: its undiscounted return, its steps, means of what was
-    learned in it (losses, values)."""
-
-    return_: float
-    length: int
-    learned: dict[str, float]
+Count = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Args:
     """The command line: `env_id` is `--env-id`, and so on."""
 
     env_id: str = "CartPole-v1"  # Gymnasium environment, also as module:Env-v0
-    seed: int = 1  # of everything random; with one worker, the same seed gives the same run
-    total_timesteps: int = 500_000  # environment steps in all, by all workers
+    seed: Annotated[int, Field(ge=0)] = 1  # of everything random
+    total_timesteps: Count = 500_000  # environment steps in all, by all workers
     run_dir: Path | None = None  # where the run goes (default: runs/ENV__SCRIPT__SEED__TIME)
     resume: Path | None = None  # continue the run in this folder
     play: Path | None = None  # play greedy episodes of the run in this folder
-    eval_episodes: int = 10  # greedy episodes at the end, or with --play
-    checkpoint_every: int = 10_000  # environment steps between checkpoints
+    eval_episodes: Count = 10  # greedy episodes at the end, or with --play
+    checkpoint_every: NotNegative = 20.0  # seconds from one checkpoint to the next
     capture_video: bool = False  # record a greedy episode before and after; with --play, all
     track: bool = False  # log to Weights & Biases
     wandb_project_name: str = "minimal-rl"  # W&B project
     wandb_entity: str | None = None  # W&B user or team
 
-    num_workers: int = os.cpu_count() or 1  # actor-learners, a process each
-    optimizer: Literal["rmsprop", "adam"] = "rmsprop"  # both with shared state
-    learning_rate: float = 1.5e-3  # η at first; it falls to 0 over the run
-    rmsprop_alpha: float = 0.99  # RMSProp: decay α of g
-    rmsprop_epsilon: float = 1.0  # RMSProp: ε, inside the root
-    gamma: float = 0.99  # discount factor γ
-    t_max: int = 20  # steps of a rollout, at most
-    entropy_coef: float = 0.01  # weight β of the entropy
-    value_coef: float = 0.05  # weight of the loss of V
-    max_grad_norm: float = np.inf  # longer gradients are shortened to this; inf: none is
-    hidden_sizes: tuple[int, int] = (64, 64)  # units in the two hidden layers
+    num_workers: Count = os.cpu_count() or 1  # actor-learners, a process each
+    learning_rate: Positive = 1.5e-3  # η at first; it falls to 0 over the run
+    rmsprop_alpha: Fraction = 0.99  # decay α of g
+    rmsprop_epsilon: Positive = 1.0  # ε, inside the root
+    gamma: Fraction = 0.99  # discount factor γ
+    t_max: Count = 20  # steps of a rollout, at most
+    entropy_coef: NotNegative = 0.01  # weight β of the entropy
+    value_coef: NotNegative = 0.05  # weight of the loss of V
+    hidden_sizes: tuple[Count, ...] = (64, 64)  # units in the hidden layers
     best: bool = False  # evaluate, or play, the best θ by the mean of 100 returns, not the last
-
-    def __post_init__(self) -> None:
-        require_common(self)  # defined, as require and flag are, in the harness below
-        for name in ("learning_rate", "rmsprop_epsilon"):
-            value = getattr(self, name)
-            require(0 < value < np.inf, flag(name), value, "positive and finite")
-        for name in ("entropy_coef", "value_coef"):
-            value = getattr(self, name)
-            require(0 <= value < np.inf, flag(name), value, "0 or more, and finite")
-        for name in ("num_workers", "t_max"):
-            require(getattr(self, name) >= 1, flag(name), getattr(self, name), "1 or more")
-        workers, steps = self.num_workers, self.total_timesteps
-        for holds, name, accepted in (
-            (workers <= steps, "num_workers", f"at most --total-timesteps {steps}"),
-            (0 <= self.gamma <= 1, "gamma", "in [0, 1]"),
-            (0 <= self.rmsprop_alpha < 1, "rmsprop_alpha", "in [0, 1)"),
-            (self.max_grad_norm > 0, "max_grad_norm", "positive"),
-            (min(self.hidden_sizes) >= 1, "hidden_sizes", "1 or more each"),
-        ):
-            require(holds, flag(name), getattr(self, name), accepted)
 
 
 # Shapes: B the steps of a rollout, S observation size, A number of actions, P all parameters.
@@ -164,172 +132,68 @@ class Args:
 Layers = list[tuple[Any, Any]]  # weights [fan_in, fan_out] and biases [fan_out] of each layer
 
 
-def layer_shapes(S: int, A: int, hidden_sizes: tuple[int, int]) -> list[tuple[int, int]]:
-    """Return fan_in and fan_out of each layer; the last gives π's logits and, beside them, V."""
-    h1, h2 = hidden_sizes
-    return [(S, h1), (h1, h2), (h2, A + 1)]
-
-
-def initial_parameters(shapes: list[tuple[int, int]]) -> Tensor:
-    """Return weights and biases from Uniform(±1/√fan_in), as torch's layers have them, [P]."""
-    parts = [(2 * torch.rand((n + 1) * units) - 1) / n**0.5 for n, units in shapes]
-    return torch.cat(parts)
-
-
-def as_layers(theta: Any, shapes: list[tuple[int, int]]) -> Layers:
+def as_layers(theta: Any, sizes: Sequence[int]) -> Layers:
     """Return a vector [P], of torch or of NumPy, as views of it: weights and biases."""
     layers, start = [], 0
-    for n, units in shapes:
-        middle, end = start + n * units, start + (n + 1) * units
-        layers.append((theta[start:middle].reshape(n, units), theta[middle:end]))
+    for n, m in pairwise(sizes):
+        middle, end = start + n * m, start + (n + 1) * m
+        layers.append((theta[start:middle].reshape(n, m), theta[middle:end]))
         start = end
     return layers
 
 
 def actor_critic(layers: Layers, observation: Any) -> tuple[Any, Any]:
-    """[…, S] → the logits of π(·|s;θ) […, A] and V(s;θv) […].
+    """[…, S] → the logits of π(·|s;θ) […, A] and V(s;θv) […], beside them in the last layer.
 
     It takes torch's tensors, to learn, and NumPy's arrays, to act: for a single observation NumPy
     is several times as fast.
     """
-    *hidden, output = layers
+    *hidden, (weights, biases) = layers
     x = observation
-    for weights, biases in hidden:
-        x = (x @ weights + biases).clip(0)  # ReLU
-    x = x @ output[0] + output[1]
+    for w, b in hidden:
+        x = (x @ w + b).clip(0)  # ReLU
+    x = x @ weights + biases
     return x[..., :-1], x[..., -1]
 
 
-def sample(logits: np.ndarray, rng: np.random.Generator) -> int:
-    """Draw an action from softmax(logits), [A]."""
-    shares = np.exp(logits - logits.max()).cumsum()  # the largest term is 1: none overflows
-    return int(shares.searchsorted(rng.random() * shares[-1]))
-
-
-def n_step_returns(rewards: Sequence[float], R: float, gamma: float) -> np.ndarray:
-    """Return R ← r_i + γ R for i from the last step to the first, starting from the value R of
-    what comes after, [B]."""
-    returns = np.empty(len(rewards), np.float32)
-    for i in reversed(range(len(rewards))):
-        R = rewards[i] + gamma * R
-        returns[i] = R
-    return returns
-
-
-class SharedRMSProp:
-    """RMSProp (section 4): g is shared by all workers, no lock guards it, and ε is in the root."""
-
-    def __init__(self, theta: Tensor, alpha: float, epsilon: float) -> None:
-        self.theta, self.alpha, self.epsilon = theta, alpha, epsilon
-        self.g = torch.zeros_like(theta).share_memory_()
-
-    def step(self, gradient: Tensor, learning_rate: float) -> None:
-        """Descend a gradient [P]."""
-        self.g.lerp_(gradient.square(), 1 - self.alpha)  # g ← α g + (1−α) Δθ²
-        root = (self.g + self.epsilon).sqrt_()
-        self.theta.addcdiv_(gradient, root, value=-learning_rate)  # θ ← θ − η Δθ / √(g + ε)
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Return what all updates so far have left."""
-        return {"g": self.g}
-
-
-class SharedAdam:
-    """Adam (Kingma & Ba 2015), its moments and its count of steps shared, without a lock."""
-
-    def __init__(self, theta: Tensor) -> None:
-        self.theta = theta
-        self.mean = torch.zeros_like(theta).share_memory_()
-        self.square = torch.zeros_like(theta).share_memory_()
-        self.steps = torch.zeros((), dtype=torch.float64).share_memory_()
-
-    def step(self, gradient: Tensor, learning_rate: float) -> None:
-        """Descend a gradient [P]."""
-        self.steps += 1
-        steps = self.steps.item()
-        # The mean is written after the square, and read before it: so hardly ever does a worker
-        # divide another's new mean by a square that is still 0.
-        self.square.lerp_(gradient.square(), 1 - 0.999)
-        self.mean.lerp_(gradient, 1 - 0.9)
-        mean = self.mean.clone()
-        root = (self.square / (1 - 0.999**steps)).sqrt_() + 1e-8
-        self.theta.addcdiv_(mean, root, value=-learning_rate / (1 - 0.9**steps))
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Return what all updates so far have left."""
-        return {"mean": self.mean, "square": self.square, "steps": self.steps}
-
-
-def check_discrete(env: gym.Env, env_id: str) -> tuple[int, int]:
-    """Return S and A; UsageError unless observations are a Box (S,), and actions Discrete."""
-    s, a = env.observation_space, env.action_space
-    flat = isinstance(s, gym.spaces.Box) and len(s.shape) == 1
-    require(flat, f"--env-id {env_id}: observations in", s, "a Box of shape (S,)")
-    discrete = isinstance(a, gym.spaces.Discrete)
-    require(discrete, f"--env-id {env_id}: actions in", a, "Discrete (for a Box there is DDPG)")
-    return s.shape[0], int(a.n)
-
-
 class Agent:
-    """The parameters, the optimiser's state and the counter T, which the workers share.
+    """What the workers share: the parameters, RMSProp's g and the counter T; and the best θ.
 
     Attributes: episode, timestep (episodes finished and environment steps taken so far, by all).
-    Raises UsageError for spaces that `check_discrete` refuses.
     """
 
     def __init__(self, env: gym.Env, args: Args) -> None:
-        S, A = check_discrete(env, args.env_id)
         self.args = args
-        self.first_action = int(env.action_space.start)
-        self.shapes = layer_shapes(S, A, args.hidden_sizes)
-        torch.manual_seed(args.seed)  # the initial weights
-        self.theta = initial_parameters(self.shapes).share_memory_()
-        if args.optimizer == "rmsprop":
-            self.optimizer = SharedRMSProp(self.theta, args.rmsprop_alpha, args.rmsprop_epsilon)
-        else:
-            self.optimizer = SharedAdam(self.theta)
-        self.T = multiprocessing.get_context("spawn").Value("q", 0)
-        # The rest is not shared: `train` keeps it.
-        self.episodes = [0] * args.num_workers  # finished by each worker
-        self.recent: deque[float] = deque(maxlen=100)  # their returns
-        self.best_average, self.best_theta = -np.inf, self.theta.clone()
+        S, A = env.observation_space.shape[0], int(env.action_space.n)
+        self.sizes = [S, *args.hidden_sizes, A + 1]
+        torch.manual_seed(args.seed)  # the initial weights: Uniform(±1/√fan_in)
+        layers = [(2 * torch.rand((n + 1) * m) - 1) / n**0.5 for n, m in pairwise(self.sizes)]
+        self.theta = torch.cat(layers).share_memory_()
+        self.g = torch.zeros_like(self.theta).share_memory_()
+        self.T = torch.zeros((), dtype=torch.int64).share_memory_()
+        self.episodes = [0] * args.num_workers  # finished by each; from here on not shared
+        self.returns: list[float] = []  # of the last 100 episodes
+        self.best_mean, self.best_theta = -np.inf, self.theta.clone()
 
     @property
     def timestep(self) -> int:
-        """T. No lock: a worker that was killed may hold it."""
-        return self.T.get_obj().value
+        return int(self.T)
 
     @property
     def episode(self) -> int:
-        """Episodes finished by all workers."""
         return sum(self.episodes)
 
-    def count_step(self) -> bool:
-        """T ← T + 1, exactly, whoever else counts; False, and no step, if T_max is reached."""
-        with self.T.get_lock():
-            more = self.timestep < self.args.total_timesteps
-            self.T.get_obj().value += more
-        return more
-
-    def learning_rate(self) -> float:
-        """Return η, which falls linearly in T to 0 at T_max."""
-        return self.args.learning_rate * (1 - self.timestep / self.args.total_timesteps)
-
-    def reset(self, rng: np.random.Generator) -> None:
-        """Start an episode; the greedy policy needs no randomness."""
-
     def act(self, observation: np.ndarray) -> int:
-        """Return the likeliest action, for the environment; FloatingPointError if not finite."""
+        """Return the likeliest action."""
         theta = self.best_theta if self.args.best else self.theta
-        logits, _ = actor_critic(as_layers(theta.numpy(), self.shapes), observation)
-        require_finite(self.timestep, logits=logits)
-        return self.first_action + int(logits.argmax())
+        logits, _ = actor_critic(as_layers(theta.numpy(), self.sizes), observation)
+        return int(logits.argmax())
 
     def gradient(
         self, layers: Layers, observations: Tensor, actions: Tensor, returns: Tensor
-    ) -> tuple[Tensor, list[float]]:
-        """Return dθ and dθv as one gradient, of a loss to be minimised, [P], and, for the log, the
-        sums of the loss of V, of the entropy and of V. Observations [B, S], the others [B]."""
+    ) -> tuple[Tensor, dict[str, float]]:
+        """Return Δθ = dθv − dθ, [P], of a rollout: observations [B, S], the others [B]; and for the
+        log the sums over its steps."""
         logits, values = actor_critic(layers, observations)
         log_pi = F.log_softmax(logits, dim=1)
         advantages = returns - values  # R − V(s_i;θ′v)
@@ -340,628 +204,328 @@ class Agent:
         args = self.args
         loss = policy_loss + args.value_coef * value_loss - args.entropy_coef * entropy
         gradients = torch.autograd.grad(loss, [part for layer in layers for part in layer])
+        log = {"value_loss": value_loss, "entropy": entropy, "value": values.sum()}
         gradient = torch.cat([part.flatten() for part in gradients])
-        return gradient, torch.stack((value_loss, entropy, values.sum())).tolist()
+        return gradient, {name: value.item() for name, value in log.items()}
 
     def update(self, gradient: Tensor) -> None:
-        """Update the shared parameters, while other workers read and write them."""
-        norm = gradient.norm().item()
-        require_finite(self.timestep, gradient_norm=norm)
-        if norm > self.args.max_grad_norm:
-            gradient = gradient * (self.args.max_grad_norm / norm)
-        self.optimizer.step(gradient, self.learning_rate())
+        """Update the shared θ by RMSProp, while other workers read and write it;
+        FloatingPointError if the gradient is not finite."""
+        if not gradient.isfinite().all():
+            raise FloatingPointError(f"a gradient is not finite at step {self.timestep}")
+        args = self.args
+        rate = args.learning_rate * (1 - self.timestep / args.total_timesteps)  # η falls to 0
+        self.g.lerp_(gradient.square(), 1 - args.rmsprop_alpha)  # g ← α g + (1−α) Δθ²
+        root = (self.g + args.rmsprop_epsilon).sqrt_()
+        self.theta.addcdiv_(gradient, root, value=-rate)  # θ ← θ − η Δθ / √(g + ε)
 
-    def finish_episode(self, worker: int, return_: float) -> None:
-        """Count a worker's episode; keep θ as it is now if the mean of the last 100 returns was
-        never higher, or if there have not been as many."""
-        self.episodes[worker] += 1
-        self.recent.append(return_)
-        full = len(self.recent) == self.recent.maxlen
-        average = float(np.mean(self.recent)) if full else -np.inf
-        if average >= self.best_average:
-            self.best_average = average
+    def count_step(self) -> bool:
+        """T ← T + 1, exactly, whoever else counts; False, and no step, if T_max is reached."""
+        with self._lock:
+            more = self.timestep < self.args.total_timesteps
+            self.T += more
+        return more
+
+    def keep_best(self, return_: float) -> None:
+        """Keep θ as it is now, if the mean of the last 100 returns was never higher."""
+        self.returns = [*self.returns[-99:], return_]
+        if len(self.returns) == 100 and fmean(self.returns) >= self.best_mean:
+            self.best_mean = fmean(self.returns)
             self.best_theta.copy_(self.theta)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return all that a resumed run needs, as tensors, numbers and strings."""
-        return {
-            "theta": self.theta.clone(),  # others may write while it is saved
-            "optimizer": {k: v.clone() for k, v in self.optimizer.state_dict().items()},
-            "timestep": self.timestep,
-            "episodes": list(self.episodes),
-            "recent": list(self.recent),
-            "best_average": self.best_average,
-            "best_theta": self.best_theta,
-        }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what `state_dict` returned."""
-        self.theta.copy_(state["theta"])
-        self.best_theta.copy_(state["best_theta"])
-        for name, tensor in self.optimizer.state_dict().items():
-            tensor.copy_(state["optimizer"][name])
-        self.T.get_obj().value = state["timestep"]
-        self.episodes, self.best_average = list(state["episodes"]), state["best_average"]
-        self.recent = deque(state["recent"], self.recent.maxlen)
-
-
-def actor_learner(env: gym.Env, agent: Agent, worker: int) -> Iterator[Episode]:
-    """Algorithm S3, until T = T_max; yield each episode that has ended."""
+def actor_learner(env: gym.Env, agent: Agent, worker: int) -> Iterator[dict[str, float]]:
+    """Algorithm S3, until T = T_max; yield a row of the log after each episode."""
     args = agent.args
     theta = agent.theta.clone()  # θ′ and θ′v
-    arrays = as_layers(theta.numpy(), agent.shapes)  # to act with
-    layers = as_layers(theta, agent.shapes)  # the same memory, to differentiate by
-    for weights, biases in layers:
-        weights.requires_grad_()
-        biases.requires_grad_()
+    arrays = as_layers(theta.numpy(), agent.sizes)  # to act with
+    layers = as_layers(theta, agent.sizes)  # the same memory, to differentiate by
+    for part in [part for layer in layers for part in layer]:
+        part.requires_grad_()
     for number in count(agent.episodes[worker]):
-        rng = np.random.default_rng([args.seed, worker, number])  # the episode's randomness
+        rng = seed_episode(args.seed, worker, number)  # all of the episode's randomness
         observation, _ = env.reset(seed=int(rng.integers(2**31)))  # get the state s
-        return_, length, learned, ended = 0.0, 0, [], False
+        return_, length, ended, sums = 0.0, 0, False, dict[str, float]()
         while not ended:  # repeat
             theta.copy_(agent.theta)  # synchronise θ′ = θ and θ′v = θv
             observations, actions, rewards = [], [], []
             while not ended and len(rewards) < args.t_max and agent.count_step():  # T ← T + 1
-                observation = np.array(observation, np.float32)  # the environment may reuse it
-                logits, _ = actor_critic(arrays, observation)
-                action = sample(logits, rng)  # a ~ π(a|s;θ′)
-                step = env.step(agent.first_action + action)  # perform a
-                next_observation, reward, terminated, truncated, _ = step  # receive r and s
-                require_finite(agent.timestep, reward=reward, observation=next_observation)
-                observations.append(observation)
-                actions.append(action)
+                observations.append(np.array(observation, np.float32))
+                logits, _ = actor_critic(arrays, observations[-1])
+                actions.append(sample_softmax(logits, rng))  # a ~ π(a|s;θ′)
+                observation, reward, terminated, truncated, _ = env.step(actions[-1])  # perform a
                 rewards.append(float(reward))
-                observation, ended = next_observation, terminated or truncated
+                ended = terminated or truncated
             if not rewards:
                 return  # T = T_max
-            _, value = actor_critic(arrays, np.asarray(observation, np.float32))
+            _, value = actor_critic(arrays, np.array(observation, np.float32))
             R = 0.0 if terminated else float(value)  # V(s;θ′v)
-            returns = n_step_returns(rewards, R, args.gamma)
-            batch = map(torch.from_numpy, (np.stack(observations), np.array(actions), returns))
-            gradient, terms = agent.gradient(layers, *batch)  # dθ and dθv
+            returns = np.empty(len(rewards), np.float32)
+            for i in reversed(range(len(rewards))):  # for i = t − 1, …, t_start
+                returns[i] = R = rewards[i] + args.gamma * R  # R ← r_i + γ R
+            rollout = np.stack(observations), np.array(actions), returns
+            gradient, log = agent.gradient(layers, *map(torch.from_numpy, rollout))  # dθ and dθv
             agent.update(gradient)  # θ with dθ, θv with dθv
-            learned.append(terms)
+            sums = {name: sums.get(name, 0.0) + log[name] for name in log}
             return_ += sum(rewards)
             length += len(rewards)
-        means = (np.sum(learned, axis=0) / length).tolist()
-        yield Episode(return_, length, dict(zip(("value_loss", "entropy", "value"), means)))
+        means = {name: value / length for name, value in sums.items()}
+        yield {"return": return_, "length": length, **means}
+
+
+def sample_softmax(logits: np.ndarray, rng: np.random.Generator) -> int:
+    """Draw an index from softmax(logits), [A]."""
+    shares = np.exp(logits - logits.max()).cumsum()  # the largest term is 1: none overflows
+    return int(shares.searchsorted(rng.random() * shares[-1]))
 
 
 def end_with_parent() -> None:
     """Wait until the process that started this one has ended, in whatever way; end this one."""
-    wait([multiprocessing.parent_process().sentinel])
+    multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
     os._exit(1)
 
 
-def work(agent: Agent, worker: int, parent: Connection) -> None:
+def work(worker: int, agent: Agent, lock: Any, rows: Any, go_on: Any) -> None:
     """Be a worker's process: hand each episode to `train`, and go on when it says so."""
     threading.Thread(target=end_with_parent, daemon=True).start()
     torch.set_num_threads(1)  # more would fight for the cores
     torch.set_flush_denormal(True)
-    with contextlib.closing(make_env(agent.args.env_id)) as env:
-        try:
-            for episode in actor_learner(env, agent, worker):
-                parent.send(episode)
-                parent.recv()
-        except FloatingPointError as error:
-            parent.send(error)
+    agent._lock = lock
+    for row in actor_learner(make_env(agent.args.env_id), agent, worker):
+        rows.put((worker, row))
+        go_on[worker].acquire()
 
 
-@contextlib.contextmanager
-def stops_blocked() -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM wait, unless another thread of this process takes them; processes
-    started meanwhile never notice them."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+def train(env: gym.Env, agent: Agent, args: Args) -> Iterator[dict[str, float]]:
+    """Run the actor-learners, each a process with an environment of its own; yield every episode.
 
-
-def check_end(worker: int, exit_code: int, agent: Agent) -> None:
-    """Raise ChildProcessError unless a worker ended as it should, when T had reached T_max."""
-    if exit_code != 0 or agent.timestep < agent.args.total_timesteps:
-        cause = f"ended with exit code {exit_code}"
-        if exit_code < 0:
-            cause = f"was killed by {signal.Signals(-exit_code).name}"
-        raise ChildProcessError(f"worker {worker} {cause} at step {agent.timestep}")
-
-
-def train(env: gym.Env, agent: Agent, args: Args) -> Iterator[Episode]:
-    """Start the actor-learners, a process each; yield every episode that one of them has ended.
-
-    Each makes an environment of its own, by `args.env_id`; env is not used, but `train` takes it in
-    every script. The worker whose episode is yielded waits until the next one is asked for. So with
-    one worker a checkpoint between two is exact; with several, the others go on: what they have
-    learned is kept, and the episodes that they are in begin anew.
-
-    Raises FloatingPointError if a worker meets NaN or infinity, and ChildProcessError if one dies.
-    However this ends, no worker is left behind.
+    The worker whose episode is yielded waits until the next one is asked for. So with one worker a
+    checkpoint between two is exact; with several, the others go on: what they have learned is kept,
+    and the episodes that they are in begin anew. However this ends, no worker is left behind: one
+    that raises, is killed, or ends too early ends all, with an error.
     """
+    agent.episodes += [0] * (args.num_workers - len(agent.episodes))
     context = multiprocessing.get_context("spawn")
-    agent.T = context.Value("q", agent.timestep)  # a new lock: a killed worker may hold the old one
-    working, processes = {}, []  # workers by their connections; all processes
+    rows, go_on = context.Queue(), [context.Semaphore(0) for _ in range(args.num_workers)]
+    shared = agent, context.Lock(), rows, go_on
+    workers = multiprocessing.spawn(work, shared, args.num_workers, join=False, daemon=True)
     try:
-        with stops_blocked():
-            for worker in range(args.num_workers):
-                connection, other_end = context.Pipe()
-                process = context.Process(target=work, args=(agent, worker, other_end))
-                process.start()
-                processes.append(process)
-                atexit.register(process.kill)  # if this generator is then still open
-                other_end.close()
-                working[connection] = worker
-        while working:
-            for connection in wait(list(working)):
-                worker = working[connection]
-                try:
-                    message = connection.recv()
-                except (EOFError, ConnectionError):  # its process has ended
-                    del working[connection]
-                    processes[worker].join()
-                    check_end(worker, processes[worker].exitcode, agent)
-                    continue
-                if isinstance(message, FloatingPointError):
-                    raise message
-                agent.finish_episode(worker, message.return_)
-                yield message
-                with contextlib.suppress(ConnectionError):  # if it is dead, recv will say so
-                    connection.send("go on")
+        while not workers.join(timeout=0):  # it raises a worker's error
+            alive = all(process.is_alive() for process in workers.processes)
+            if not alive and agent.timestep < args.total_timesteps:
+                raise ChildProcessError(f"a worker ended early, at step {agent.timestep}")
+            with contextlib.suppress(queue.Empty):
+                worker, row = rows.get(timeout=0.1)
+                agent.episodes[worker] += 1
+                agent.keep_best(row["return"])
+                yield row
+                go_on[worker].release()
     finally:
-        with stops_blocked():
-            for process in processes:
-                process.kill()
-            for process in processes:
-                process.join()
-
-
-# ------------------------------------------------------------------------------------------------
-# The harness: the same bytes in every script. It consumes `train` and works between episodes.
-# ------------------------------------------------------------------------------------------------
-
-SCRIPT = Path(__file__).stem
-RECENT = 20  # episodes in the moving average of the progress bar and of the curve
-EVALUATION_SEED = 10_000  # evaluation episode i is reset with seed EVALUATION_SEED + i
-# What --resume and --play may be given anew; all else stays as the run began. Another
-# --total-timesteps stretches what is scheduled over the run, from here on.
-MAY_CHANGE = set(
-    "total_timesteps device compile best run_dir resume play eval_episodes checkpoint_every "
-    "capture_video track wandb_project_name wandb_entity".split()
-)
-
-
-class UsageError(Exception):
-    """Wrong input: ends the script with one line and exit code 2, before anything is written."""
-
-
-def require(condition: bool, what: str, given: Any, accepted: str) -> None:
-    """Raise a UsageError such as `--gamma 2.0: must be in [0, 1]` unless the condition holds."""
-    if not condition:
-        raise UsageError(f"{what} {given}: must be {accepted}")
-
-
-def require_common(args: Any) -> None:
-    """Check the arguments that every script has."""
-    require(0 <= args.seed < 2**32, "--seed", args.seed, "in [0, 2³²)")
-    for name in ("total_timesteps", "eval_episodes", "checkpoint_every"):
-        require(getattr(args, name) >= 1, flag(name), getattr(args, name), "1 or more")
-    given = [flag(n) for n in ("run_dir", "resume", "play") if getattr(args, n) is not None]
-    require(len(given) <= 1, " and ".join(given), "together", "given one at a time")
-
-
-def require_finite(timestep: int, **values: Any) -> None:
-    """Raise FloatingPointError if anything is NaN or infinite after that many steps."""
-    for name, value in values.items():
-        if not np.isfinite(value).all():
-            raise FloatingPointError(f"{name} became {value} at step {timestep}")
-
-
-def flag(name: str) -> str:
-    """Return how a field of Args is written on the command line."""
-    return "--" + name.replace("_", "-")
+        for process in workers.processes:
+            process.kill()
 
 
 def make_env(env_id: str, render_mode: str | None = None) -> gym.Env:
-    """Make an environment; UsageError, with near names, if there is none of that name."""
-    options = {} if render_mode is None else {"render_mode": render_mode}
+    """Make an environment; ValueError if its spaces do not fit."""
+    env = gym.make(env_id, **({"render_mode": render_mode} if render_mode else {}))
+    s, a = env.observation_space, env.action_space
+    if not (isinstance(s, gym.spaces.Box) and len(s.shape) == 1):
+        raise ValueError(f"observations must be a Box of shape (S,), not {s}")
+    if not (isinstance(a, gym.spaces.Discrete) and a.start == 0):
+        raise ValueError(f"actions must be Discrete, 0 the first, not {a}")
+    return env
+
+
+# ------------------------------------------------------------------------------------------------
+# The harness, the same bytes in every script: it runs `train`, keeps and shows what comes of it.
+# ------------------------------------------------------------------------------------------------
+
+SCRIPT = Path(__file__).stem
+Rows = list[dict[str, Any]]
+
+
+@contextlib.contextmanager
+def usage(given: Any, *errors: type[Exception]) -> Iterator[None]:
+    """Turn errors into one message that names what was given, and exit code 2."""
     try:
-        return gym.make(env_id, **options)
-    except (gym.error.Error, ImportError) as error:
-        near = difflib.get_close_matches(env_id, gym.registry)
-        reason = " ".join(str(error).split()) + (f" Near: {', '.join(near)}." if near else "")
-        raise UsageError(f"--env-id {env_id}: {reason}") from error
+        yield
+    except errors as error:
+        print(f"{SCRIPT}.py: error: {given}: {str(error) or repr(error)}", file=sys.stderr)
+        raise SystemExit(2) from None
 
 
-def evaluate(
-    agent: Agent, env: gym.Env, episodes: int, traces: list[list[Any]] | None = None
-) -> list[dict[str, float]]:
-    """Play greedy episodes and return a row for each; add to traces, if given, what each observed.
+def seed_episode(*seed: int) -> np.random.Generator:
+    """Return the generator of an episode's randomness, by which torch's own is seeded too."""
+    rng = np.random.default_rng(seed)
+    torch.manual_seed(int(rng.integers(2**32)))
+    return rng
 
-    Episode i is reset with seed 10,000 + i in every script, whatever the seed of the run, so that
-    agents, and other libraries, are compared on the same starts.
+
+def evaluate(agent: Agent, env: gym.Env, episodes: int, videos: Path | None = None) -> Rows:
+    """Play greedy episodes, to MP4 files in a folder if one is given; return a row for each.
+
+    Episode i starts from seed 10,000 + i in every script and run, so all agents meet the same.
     """
+    if videos:
+        env = gym.wrappers.RecordVideo(env, str(videos), episode_trigger=lambda _: True)
     rows = []
-    for episode in range(episodes):
-        seed = EVALUATION_SEED + episode
+    for seed in range(10_000, 10_000 + episodes):
+        seed_episode(seed)
+        env.action_space.seed(seed)
         observation, _ = env.reset(seed=seed)
-        agent.reset(np.random.default_rng([seed, 0]))
-        return_, length, ended, trace = 0.0, 0, False, [observation]
+        rewards, ended = [], False
         while not ended:
             observation, reward, terminated, truncated, _ = env.step(agent.act(observation))
-            return_ += float(reward)
-            length += 1
+            rewards.append(float(reward))
             ended = terminated or truncated
-            if traces is not None:
-                trace.append(observation)
-        if traces is not None:
-            traces.append(trace)
-        rows.append({"episode": episode, "seed": seed, "return": return_, "length": length})
+        rows.append({"seed": seed, "return": sum(rewards), "length": len(rewards)})
+    if videos:
+        env.stop_recording()  # writes the last one
     return rows
 
 
-def record_videos(agent: Agent, env_id: str, folder: Path, prefix: str, episodes: int = 1) -> list:
-    """Do as `evaluate`, and write each episode to folder/PREFIX-episode-I.mp4."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*Overwriting existing videos.*")
-        env = gym.wrappers.RecordVideo(
-            make_env(env_id, "rgb_array"),
-            str(folder),
-            episode_trigger=lambda _: True,
-            name_prefix=prefix,
-            disable_logger=True,
-        )
-    with contextlib.closing(env):  # closing writes the last video
-        return evaluate(agent, env, episodes)
+def state_of(agent: Agent) -> dict[str, Any]:
+    """Return all attributes of the agent but functions and those with a leading underscore."""
+    state = {}
+    for name, value in vars(agent).items():
+        if hasattr(value, "state_dict"):  # networks, buffer, optimisers
+            state[name] = value.state_dict()
+        elif not (name.startswith("_") or callable(value) or isinstance(value, Args)):
+            state[name] = value.item() if isinstance(value, np.generic) else value
+    return state
 
 
-def try_video(agent: Agent, env_id: str, folder: Path, prefix: str) -> None:
-    """Record a video, or say why there is none: a missing screen must not cost a training run."""
-    try:
-        record_videos(agent, env_id, folder, prefix)
-    except Exception as error:  # whatever the renderer raises
-        print(f"no video {prefix}: {error}", file=sys.stderr)
-
-
-def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    """Replace a file in one step: a reader, or a kill, meets the old content or the new."""
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "wb") as file:
-        write(file)
+def save(agent: Agent, args: Args, rows: Rows, run_dir: Path) -> None:
+    """Write checkpoint.pt, in one step, so that a kill leaves a whole one; args.json; episodes.csv."""
+    of_the_call = {"run_dir", "resume", "play", "device"}
+    text = TypeAdapter(Args).dump_json(args, indent=2, exclude=of_the_call).decode()
+    with open(run_dir / "checkpoint.tmp", "wb") as file:
+        torch.save({"args": text, "agent": state_of(agent), "rows": rows}, file)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(temporary, path)
+    os.replace(run_dir / "checkpoint.tmp", run_dir / "checkpoint.pt")
+    (run_dir / "args.json").write_text(text)  # to be read by people
+    write_csv(rows, run_dir / "episodes.csv")
 
 
-def write_args(args: Args, run_dir: Path) -> None:
-    """Write args.json: the script, the versions it ran with, and every argument."""
-    versions = {name: importlib.metadata.version(name) for name in ("gymnasium", "numpy", "torch")}
-    content = {"script": SCRIPT, "versions": versions, "args": asdict(args)}
-    text = json.dumps(content, indent=2, default=str) + "\n"
-    write_atomically(run_dir / "args.json", lambda file: file.write(text.encode()))
+def load(agent: Agent, run_dir: Path) -> Rows:
+    """Take up what `save` wrote; return the rows. No code in a foreign checkpoint is run."""
+    checkpoint = torch.load(run_dir / "checkpoint.pt", map_location="cpu", weights_only=True)
+    if checkpoint["agent"].keys() != state_of(agent).keys():
+        raise ValueError(f"{SCRIPT}.py has other attributes than {[*checkpoint['agent']]}")
+    for name, value in checkpoint["agent"].items():
+        attribute = getattr(agent, name)
+        if hasattr(attribute, "load_state_dict"):
+            attribute.load_state_dict(value)
+        elif isinstance(attribute, torch.Tensor):
+            attribute.data.copy_(value)
+        else:
+            setattr(agent, name, value)
+    return checkpoint["rows"]
 
 
-def read_args(run_dir: Path) -> Args:
-    """Read the arguments of an earlier run; UsageError if they are not this script's."""
-    path = run_dir / "args.json"
-    try:
-        content = json.loads(path.read_text())
-        script, saved = content["script"], content["args"]
-        saved = {k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()}
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise UsageError(f"{run_dir}: not a run ({path.name}: {error!r})") from error
-    require(script == SCRIPT, str(run_dir), f"was made by {script}.py", f"a run of {SCRIPT}.py")
-    same = saved.keys() == {field.name for field in fields(Args)}
-    require(same, str(path), "has other arguments", f"of this version of {SCRIPT}.py")
-    return Args(**saved | {"run_dir": None, "resume": None, "play": None})
-
-
-def parse_args(argv: Sequence[str] | None) -> Args:
-    """Read the command line, on top of the run's own arguments with --resume and --play."""
-    folders = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    either = folders.add_mutually_exclusive_group()
-    for name in ("--resume", "--play"):
-        either.add_argument(name, type=Path, dest="run_dir")
-    run_dir = folders.parse_known_args(argv)[0].run_dir
-    saved = read_args(run_dir) if run_dir else Args()
-    args = tyro.cli(Args, args=argv, description=__doc__, default=saved)
-    if run_dir:
-        for name in (field.name for field in fields(Args) if field.name not in MAY_CHANGE):
-            old, new = getattr(saved, name), getattr(args, name)
-            require(new == old, flag(name), new, f"{old}, as it is in {run_dir}, or left out")
-    return args
-
-
-def save_checkpoint(agent: Agent, args: Args, run_dir: Path) -> None:
-    """Write checkpoint.pt: tensors, numbers and strings only, nothing that can execute."""
-    checkpoint = {"script": SCRIPT, "env_id": args.env_id, "agent": agent.state_dict()}
-    write_atomically(run_dir / "checkpoint.pt", lambda file: torch.save(checkpoint, file))
-
-
-def load_checkpoint(agent: Agent, args: Args, run_dir: Path) -> None:
-    """Load checkpoint.pt; UsageError, and the file left as it is, if it is not one of this run."""
-    path = run_dir / "checkpoint.pt"
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        made_by = checkpoint["script"], checkpoint["env_id"]
-        require(made_by == (SCRIPT, args.env_id), str(path), f"is of {made_by}", "of this run")
-        agent.load_state_dict(checkpoint["agent"])
-    except UsageError:
-        raise
-    except Exception as error:  # the loader raises many kinds for truncated and foreign files
-        reason = (str(error) or repr(error)).splitlines()[0]
-        raise UsageError(
-            f"{path}: truncated, or not a checkpoint of this run ({reason})"
-        ) from error
-
-
-def read_csv(path: Path) -> list[dict[str, str]]:
-    """Return the rows of a CSV file, none if there is no file."""
-    if not path.exists():
-        return []
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write rows, all with the same keys, as a CSV file."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, rows[0] if rows else (), lineterminator="\n")
-    if rows:
+def write_csv(rows: Rows, path: Path) -> None:
+    """Write rows, with every column that any of them has."""
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, dict.fromkeys(name for row in rows for name in row))
         writer.writeheader()
-    writer.writerows(rows)
-    write_atomically(path, lambda file: file.write(text.getvalue().encode()))
+        writer.writerows(rows)
 
 
-def append_csv(path: Path, row: dict[str, Any]) -> None:
-    """Add a row to a CSV file; no kill of this process loses it. The first brings the header."""
-    with open(path, "a", newline="") as file:
-        writer = csv.DictWriter(file, row, lineterminator="\n")
-        if file.tell() == 0:
-            writer.writeheader()
-        writer.writerow(row)
-
-
-def rewind_csv(path: Path, episode: int) -> list[dict[str, str]]:
-    """Drop, and return the rest of, what a killed run wrote after its checkpoint at episode."""
-    rows = []
-    for row in read_csv(path):
-        if None in row.values() or int(row["episode"]) > episode:  # None: cut off in mid-row
-            break
-        rows.append(row)
-    write_csv(path, rows)
-    return rows
-
-
-def plot_learning_curve(run_dir: Path, title: str) -> None:
-    """Draw the returns in episodes.csv, and their moving average, to learning_curve.png."""
-    rows = read_csv(run_dir / "episodes.csv")
-    if not rows:
-        return
+def plot_learning_curve(rows: Rows, path: Path) -> None:
+    """Draw the return of each training episode, and the mean of the last 20."""
     from matplotlib.figure import Figure  # a second to import: only now
 
-    timesteps = np.array([int(row["timestep"]) for row in rows])
-    returns = np.array([float(row["return"]) for row in rows])
-    window = min(RECENT, len(rows))
+    timesteps, returns = ([row[name] for row in rows] for name in ("timestep", "return"))
+    means = [fmean(returns[max(0, i - 20) : i]) for i in range(1, len(returns) + 1)]
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
     axes.plot(timesteps, returns, color="tab:blue", alpha=0.3, label="episode")
-    average = np.convolve(returns, np.ones(window) / window, "valid")
-    axes.plot(timesteps[window - 1 :], average, color="tab:blue", label=f"mean of {window}")
-    axes.set(title=title, xlabel="environment steps", ylabel="return (exploration included)")
-    axes.grid(alpha=0.3)
+    axes.plot(timesteps, means, color="tab:blue", label="mean of 20")
+    axes.set(xlabel="environment steps", ylabel="return (exploration included)")
     axes.legend()
-    figure.savefig(run_dir / "learning_curve.png", dpi=120)
-
-
-def plot_traces(traces: list[list[Any]], env: gym.Env, path: Path) -> None:
-    """Draw a one-dimensional observation against time, a line an episode, over the band of it that
-    the environment names COMFORTABLE, if it does."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.subplots()
-    for trace in traces:
-        axes.plot(np.ravel(trace), color="tab:blue", alpha=0.5, linewidth=1)
-    if hasattr(env.unwrapped, "COMFORTABLE"):
-        axes.axhspan(*env.unwrapped.COMFORTABLE, color="tab:green", alpha=0.2, label="comfortable")
-        axes.legend()
-    axes.set(title=f"{len(traces)} greedy episodes", xlabel="step", ylabel="observation")
-    axes.grid(alpha=0.3)
     figure.savefig(path, dpi=120)
 
 
-class Tracker:
-    """Weights & Biases with --track, nothing without; its failure never stops a run."""
-
-    def __init__(self, args: Args, run_dir: Path) -> None:
-        self.run: Any = None
-        if args.track:
-            with self.going_on():
-                import wandb
-
-                name = "-".join(run_dir.resolve().parts[-2:])  # of the run; its id, to resume it
-                self.run = wandb.init(
-                    project=args.wandb_project_name,
-                    entity=args.wandb_entity,
-                    name=name,
-                    id=re.sub(r"[^\w.-]", "-", name),
-                    resume="allow",
-                    dir=run_dir.absolute(),
-                    config=json.loads(json.dumps(asdict(args), default=str)),
-                )
-
-    @contextlib.contextmanager
-    def going_on(self) -> Iterator[None]:
-        """Turn an error of W&B into a line on the terminal, and log no more."""
-        try:
-            yield
-        except Exception as error:
-            self.run = None
-            print(f"--track: {error!r}; going on without Weights & Biases", file=sys.stderr)
-
-    def log(self, values: dict[str, Any], timestep: int) -> None:
-        """Log values at a timestep."""
-        if self.run is not None:
-            with self.going_on():
-                self.run.log(values, step=timestep)
-
-    def finish(self, run_dir: Path, rows: list[dict[str, float]]) -> None:
-        """Log the evaluation and the videos, and close."""
-        if self.run is not None:
-            with self.going_on():
-                import wandb
-
-                for path in sorted(run_dir.glob("videos/*.mp4")):
-                    self.run.log({path.stem: wandb.Video(str(path), format="mp4")})
-                if rows:
-                    self.run.summary["evaluation"] = np.mean([row["return"] for row in rows])
-                self.run.finish()
-
-
-class StopRequest:
-    """While entered, Ctrl-C or SIGTERM sets `made`; a second one stops the script at once."""
-
-    def __enter__(self) -> Self:
-        self.made = False
-        signals = (signal.SIGINT, signal.SIGTERM)
-        self.previous = {number: signal.signal(number, self._handle) for number in signals}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self.previous.items():
-            signal.signal(number, handler)
-
-    def _handle(self, *_: object) -> None:
-        if self.made:
-            raise KeyboardInterrupt
-        self.made = True
-        print("\nstopping when this episode ends; once more stops now", file=sys.stderr)
-
-
-def run_training(env: gym.Env, agent: Agent, args: Args, run_dir: Path, tracker: Tracker) -> bool:
-    """Train, log each episode, write checkpoints; return False if the run was told to stop."""
-    rows = rewind_csv(run_dir / "episodes.csv", agent.episode)
-    started = time.perf_counter() - (float(rows[-1]["seconds"]) if rows else 0.0)
-    recent = deque((float(row["return"]) for row in rows), maxlen=RECENT)
-    saved_at = agent.timestep
-    bar = tqdm(total=args.total_timesteps, initial=agent.timestep, unit="step", disable=None)
-    with StopRequest() as stop, bar:
-        for episode in train(env, agent, args):
-            row = {
-                "episode": agent.episode,
-                "timestep": agent.timestep,
-                "return": episode.return_,
-                "length": episode.length,
-                "seconds": round(time.perf_counter() - started, 3),
-                **episode.learned,
-            }
-            append_csv(run_dir / "episodes.csv", row)
-            tracker.log(row, agent.timestep)
-            recent.append(episode.return_)
-            bar.set_postfix_str(f"return {np.mean(recent):.1f}", refresh=False)
+def learn(env: gym.Env, agent: Agent, args: Args, rows: Rows, run_dir: Path) -> None:
+    """Train; log each episode, write checkpoints between them, draw the learning curve."""
+    started = time.perf_counter() - (rows[-1]["seconds"] if rows else 0.0)
+    saved = time.perf_counter()
+    with tqdm(total=args.total_timesteps, initial=agent.timestep, disable=None) as bar:
+        for learned in train(env, agent, args):
+            now = time.perf_counter()
+            row = {"episode": agent.episode, "timestep": agent.timestep, "seconds": now - started}
+            row |= {k: v.item() if hasattr(v, "item") else v for k, v in learned.items()}
+            if not np.isfinite([*row.values()]).all():
+                raise FloatingPointError(f"{row}; --resume {run_dir} has the last good checkpoint")
+            rows.append(row)
+            if args.track:
+                sys.modules["wandb"].log(row, step=agent.timestep)
+            bar.set_postfix_str(f"return {fmean(r['return'] for r in rows[-20:]):.1f}", False)
             bar.update(agent.timestep - bar.n)
-            if stop.made or agent.timestep - saved_at >= args.checkpoint_every:
-                save_checkpoint(agent, args, run_dir)
-                saved_at = agent.timestep
-                if stop.made:
-                    break
-        else:
-            save_checkpoint(agent, args, run_dir)
-            bar.update(agent.timestep - bar.n)
-    plot_learning_curve(run_dir, f"{SCRIPT} on {args.env_id}, seed {args.seed}")
-    return not stop.made
+            if now - saved >= args.checkpoint_every:
+                save(agent, args, rows, run_dir)
+                saved = time.perf_counter()
+    save(agent, args, rows, run_dir)
+    if rows:
+        plot_learning_curve(rows, run_dir / "learning_curve.png")
 
 
-def play(agent: Agent, args: Args, run_dir: Path, drawable: bool) -> list[dict[str, float]]:
-    """Play greedy episodes: to videos/ with --capture-video, or on the screen if there is one."""
-    load_checkpoint(agent, args, run_dir)
-    if args.capture_video:
-        return record_videos(agent, args.env_id, run_dir / "videos", "play", args.eval_episodes)
-    screen = sys.platform in ("darwin", "win32") or {"DISPLAY", "WAYLAND_DISPLAY"} & {*os.environ}
-    mode = "human" if screen and drawable else None
-    with contextlib.closing(make_env(args.env_id, mode)) as env:
-        return evaluate(agent, env, args.eval_episodes)
+def parse_args(argv: Sequence[str] | None = None) -> Args:
+    """Read the command line; with --resume or --play, on top of the arguments of that run."""
+    args = tyro.cli(Args, args=argv, description=__doc__)
+    if folder := args.resume or args.play:
+        with usage(f"{folder}: not a run of {SCRIPT}.py", Exception):  # torch raises many kinds
+            checkpoint = torch.load(folder / "checkpoint.pt", "cpu", weights_only=True)
+            saved = TypeAdapter(Args).validate_json(checkpoint["args"])
+        args = tyro.cli(Args, args=argv, description=__doc__, default=saved)
+    return args
 
 
-def report(rows: list[dict[str, float]]) -> None:
-    """Print the last line of a run."""
-    returns = [row["return"] for row in rows]
-    mean, deviation = np.mean(returns), np.std(returns)
-    print(f"evaluation: mean return {mean:.1f} ± {deviation:.1f} over {len(rows)} episodes")
-
-
-def new_run_dir(args: Args) -> Path:
-    """Make the folder of a new run; UsageError if it is taken."""
-    run_dir = args.run_dir
-    try:
-        if run_dir is not None:
-            run_dir.mkdir(parents=True, exist_ok=True)
-            free = not any(run_dir.iterdir())
-            require(free, "--run-dir", run_dir, "a new or empty folder (or use --resume)")
-        while run_dir is None:
-            now = time.strftime("%Y-%m-%d_%H-%M-%S")
-            name = re.sub(r"[^\w.-]", "-", f"{args.env_id}__{SCRIPT}__{args.seed}__{now}")
-            with contextlib.suppress(FileExistsError):  # another run began in this second
-                Path("runs", name).mkdir(parents=True)
-                run_dir = Path("runs", name)
-    except OSError as error:
-        raise UsageError(f"--run-dir {args.run_dir or 'runs/'}: {error.strerror}") from error
-    return run_dir
-
-
-def run(args: Args) -> int:
-    """Do what the command line asks; return the exit code."""
-    env = make_env(args.env_id)
-    drawable = "rgb_array" in env.metadata.get("render_modes", ())
-    require(drawable or not args.capture_video, "--capture-video", "of " + args.env_id, "left out")
-    agent = Agent(env, args)
-    if args.play is not None:
-        report(play(agent, args, args.play, drawable))
-        return 0
-    run_dir = args.resume or new_run_dir(args)
-    if (run_dir / "checkpoint.pt").exists():
-        load_checkpoint(agent, args, run_dir)
-    total, least = args.total_timesteps, f"at least {agent.timestep}, the steps so far"
-    require(total >= agent.timestep, "--total-timesteps", total, least)
-    write_args(args, run_dir)
-    tracker = Tracker(args, run_dir)
-    if args.capture_video and agent.timestep == 0:
-        try_video(agent, args.env_id, run_dir / "videos", "before-training")
-    if not run_training(env, agent, args, run_dir, tracker):
-        tracker.finish(run_dir, [])
-        print(f"stopped after {agent.timestep} steps; go on with --resume {run_dir}")
-        return 130
-    if args.capture_video:
-        try_video(agent, args.env_id, run_dir / "videos", "after-training")
-    with contextlib.closing(make_env(args.env_id)) as evaluation_env:
-        traces = [] if evaluation_env.observation_space.shape == (1,) else None
-        rows = evaluate(agent, evaluation_env, args.eval_episodes, traces)
-        if traces:
-            plot_traces(traces, evaluation_env, run_dir / "evaluation.png")
-    write_csv(run_dir / "evaluation.csv", rows)
-    tracker.finish(run_dir, rows)
-    print(f"saved in {run_dir}")
-    report(rows)
-    return 0
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the script as from the command line; return its exit code."""
-    if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(1)  # small matrices: threads cost more than they bring
+def main(argv: Sequence[str] | None = None) -> tuple[Agent, Path]:
+    """Run the script as from the command line; return the agent and the folder of its run."""
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))  # one is fastest here
     torch.set_flush_denormal(True)  # dead units' moments fade into denormals, 10 times slower
+    args = parse_args(argv)
+    screen = sys.platform in ("darwin", "win32") or "DISPLAY" in os.environ
+    mode = "rgb_array" if args.capture_video else "human" if args.play and screen else None
+    with usage(f"--env-id {args.env_id}", gym.error.Error, ImportError, TypeError, ValueError):
+        env = make_env(args.env_id, mode)
+    agent = Agent(env, args)
+    name = f"{args.env_id}__{SCRIPT}__{args.seed}__{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
+    run_dir = args.resume or args.play or args.run_dir or Path("runs", re.sub(r"[/:]", "-", name))
+    if args.track and not args.play:
+        import wandb
+
+        name = "-".join(run_dir.absolute().parts[-2:])  # and its id: --resume goes on with it
+        names = {"project": args.wandb_project_name, "entity": args.wandb_entity, "name": name}
+        wandb.init(**names, id=name, resume="allow", config=asdict(args))
+    if not (args.resume or args.play):
+        with usage(f"--run-dir {run_dir}", OSError):
+            run_dir.mkdir(parents=True)
+        save(agent, args, [], run_dir)
+    with usage(run_dir / "checkpoint.pt", Exception):
+        rows = load(agent, run_dir)  # of a new run, too: what cannot be restored shows at once
+    videos = run_dir / "videos" if args.capture_video else None
     try:
-        return run(parse_args(argv))
-    except UsageError as error:
-        print(f"{SCRIPT}.py: error: {error}", file=sys.stderr)
-        return 2
-    except (FloatingPointError, ChildProcessError) as error:
-        print(f"{SCRIPT}.py: stopped: {error}; the last checkpoint is kept", file=sys.stderr)
-        return 1
+        if not args.play:
+            learn(env, agent, args, rows, run_dir)
+        rows = evaluate(agent, env, args.eval_episodes, videos)
     except KeyboardInterrupt:
-        print("stopped at once; --resume goes on from the last checkpoint", file=sys.stderr)
-        return 130
+        print(f"\nstopped: --resume {run_dir} goes on from the last checkpoint", file=sys.stderr)
+        raise SystemExit(130) from None
+    returns = [row["return"] for row in rows]
+    if not args.play:
+        write_csv(rows, run_dir / "evaluation.csv")
+    if args.track and not args.play:
+        wandb.log({"evaluation": fmean(returns)})
+        for path in run_dir.glob("videos/*.mp4"):
+            wandb.log({path.stem: wandb.Video(str(path))})
+        wandb.finish()
+    print(f"evaluation: mean return {fmean(returns):.1f} ± {pstdev(returns):.1f}", end="")
+    print(f" over {len(rows)} episodes; the run is in {run_dir}")
+    return agent, run_dir
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

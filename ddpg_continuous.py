@@ -112,6 +112,12 @@ class Args:
     noise_sigma: NotNegative = 0.5  # scale σ of the noise, where actions lie in [−1, 1]
     noise_final: Fraction = 0.1  # share of the noise left after the first half of the run
 
+    def __post_init__(self) -> None:
+        if not torch.get_device_module(self.device).is_available():
+            raise ValueError(f"device: {self.device} is not on this machine, or not in this torch")
+        if self.learning_starts > self.total_timesteps:
+            raise ValueError(f"learning_starts: at most {self.total_timesteps}, --total-timesteps")
+
 
 # Shapes: B batch, S observation size, A action size.
 
@@ -166,7 +172,7 @@ class Agent:
         self.actor_optimizer = Adam(self.actor.parameters(), args.actor_learning_rate)
         self.critic_optimizer = Adam(self.critic.parameters(), args.critic_learning_rate)
         self.normalizer = Normalizer(S).to(args.device)
-        self.buffer = ReplayBuffer(args.buffer_size, S, A)
+        self.buffer = ReplayBuffer(args.buffer_size, env)
         if args.compile:
             self.update = compiled(self.update)
 
@@ -210,10 +216,11 @@ def train(env: gym.Env, agent: Agent, args: Args) -> Iterator[dict[str, float]]:
         agent.normalizer.fit(agent.buffer)
         rewards, ended, learned = [], False, defaultdict(list)
         while not ended and agent.timestep < args.total_timesteps:  # for t = 1, …, T
+            observation = np.array(observation)  # the environment may reuse its array
             progress = agent.timestep / args.total_timesteps
             scale = interpolate(1.0, args.noise_final, 2 * progress)
             action = agent.act(observation) + scale * noise.sample(rng)  # a = μ(s|θμ) + 𝒩
-            action = action.clip(-1.0, 1.0)
+            action = action.clip(-1, 1)
             next_observation, reward, terminated, truncated, _ = env.step(action)
             agent.timestep += 1
             agent.buffer.add(observation, action, reward, next_observation, terminated)  # in R
@@ -235,10 +242,16 @@ def train(env: gym.Env, agent: Agent, args: Args) -> Iterator[dict[str, float]]:
 class ReplayBuffer(nn.Module):
     """The last `size` transitions, in one array, which takes up memory as it fills."""
 
-    def __init__(self, size: int, S: int, A: int) -> None:
+    def __init__(self, size: int, env: gym.Env) -> None:
         super().__init__()
-        shapes = {"observation": S, "action": A, "reward": ()}
-        shapes |= {"next_observation": S, "terminated": ()}
+        s, a = env.observation_space.shape, env.action_space.shape
+        shapes = {
+            "observation": s,
+            "action": a,
+            "reward": (),
+            "next_observation": s,
+            "terminated": (),
+        }
         self.data = np.zeros(size, [(name, np.float32, shape) for name, shape in shapes.items()])
         self.count = 0  # transitions added so far, those overwritten since included
 
@@ -255,7 +268,7 @@ class ReplayBuffer(nn.Module):
         self.count += 1
 
     def sample(self, batch_size: int, rng: np.random.Generator, device: str) -> dict[str, Tensor]:
-        """Draw uniformly, with replacement: observation [B, S], action [B, A], reward [B], …"""
+        """Draw uniformly, with replacement; return tensors [B, …] by the names of their fields."""
         batch = self.data[rng.integers(len(self), size=batch_size)]
         return {name: torch.from_numpy(batch[name]).to(device) for name in batch.dtype.names}
 
@@ -438,13 +451,15 @@ def state_of(agent: Agent) -> dict[str, Any]:
 
 
 def save(agent: Agent, args: Args, rows: Rows, run_dir: Path) -> None:
-    """Write checkpoint.pt, in one step: a kill leaves the old or the new one; and episodes.csv."""
-    text = TypeAdapter(Args).dump_json(args, exclude={"run_dir", "resume", "play", "device"})
+    """Write checkpoint.pt, in one step, so that a kill leaves a whole one; args.json; episodes.csv."""
+    of_the_call = {"run_dir", "resume", "play", "device"}
+    text = TypeAdapter(Args).dump_json(args, indent=2, exclude=of_the_call).decode()
     with open(run_dir / "checkpoint.tmp", "wb") as file:
-        torch.save({"args": text.decode(), "agent": state_of(agent), "rows": rows}, file)
+        torch.save({"args": text, "agent": state_of(agent), "rows": rows}, file)
         file.flush()
         os.fsync(file.fileno())
     os.replace(run_dir / "checkpoint.tmp", run_dir / "checkpoint.pt")
+    (run_dir / "args.json").write_text(text)  # to be read by people
     write_csv(rows, run_dir / "episodes.csv")
 
 

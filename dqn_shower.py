@@ -5,6 +5,7 @@
 #     "matplotlib==3.11.2",
 #     "moviepy==2.2.1",
 #     "numpy==2.4.6",
+#     "pydantic==2.14.4",
 #     "torch==2.13.0",
 #     "tqdm==4.70.1",
 #     "tyro==1.0.17",
@@ -30,137 +31,107 @@ Algorithm 1
 
 Symbol → name in the code
     s, a, r, s′ → observation, action, reward, next_observation; in `update` s, a, r, s_next
-    Q, Q̂        → q_network, target_network
-    θ, θ⁻       → q_network.parameters(), target_network.parameters()
-    D, ε        → buffer, agent.epsilon()
-    γ, C or τ   → args.gamma, args.target_update
+    Q, Q̂, D     → q_network, target_network, buffer
+    C           → args.target_network_frequency
 
-Deviations from the paper, and the flags that undo those that have one
-    Observations are vectors, with no frames to stack, and they are shifted and scaled by the
-        running mean and standard deviation of all seen so far, clipped to ±10.
-        --no-normalize-observations
-    Rewards are not clipped, and neither is the error. With the error clipped, the rare terminal
-        transitions, whose error may be 100, weigh no more than others, and with these defaults
-        only one seed of five learns CartPole.                                           --huber
-    Actions are drawn from the softmax of Q (Boltzmann), not ε-greedily.
-        --exploration epsilon-greedy
-    Q̂ follows Q softly at each update, θ⁻ ← τ θ + (1−τ) θ⁻.   --target-update 500 (the paper's C is
-        10,000, in a run of fifty million frames)
-    Adam in place of RMSProp. Its rate falls to 0 over the second half of the run.
-        --learning-rate-decay-start 1
+Deviations from the paper, and the flags that undo them
+    Observations are vectors, with no frames to stack, shifted and scaled by the mean and deviation
+        of those in the replay memory: a shower of 38 ± 3 degrees is all the same to raw inputs.
+    Actions are drawn from the softmax of Q/temperature (Boltzmann).  --exploration epsilon-greedy
+    The error is not clipped: with --huber, as in the paper, only one seed of five learns CartPole,
+        for the rare terminal transitions, with errors of up to 100, weigh no more than others.
+    Q̂ follows softly, at every step θ⁻ ← τ θ + (1−τ) θ⁻.
+                                                     --tau 1 --target-network-frequency 10000
+    Adam, not RMSProp. Its rate falls to 0 over the second half of the run. --learning-rate-final 1
     Two layers of 24 units, an update at every step, a smaller memory, an earlier start; ε falls
-        over a fifth of the run, not a fiftieth, to 0.05, not 0.1, and is 0 in evaluation. γ and the
-        minibatch are the paper's.
+        over a fifth of the run to 0.05, and is 0 in evaluation.
 
-Double Q-learning (van Hasselt et al. 2016, https://arxiv.org/abs/1509.06461) is --double:
+--double is double Q-learning (van Hasselt et al. 2016, https://arxiv.org/abs/1509.06461):
     y = r + γ Q̂(s′, argmaxₐ′ Q(s′,a′;θ);θ⁻)
 
 Examples
     python dqn_shower.py
-    python dqn_shower.py --env-id CartPole-v1 --total-timesteps 50000
+    python dqn_shower.py --env-id CartPole-v1 --total-timesteps 50000 --compile
     python dqn_shower.py --env-id Acrobot-v1 --total-timesteps 100000 --temperature 0.1
         --hidden-sizes 64 64
     python dqn_shower.py --resume runs/RUN
     python dqn_shower.py --play runs/RUN --capture-video
 """
 
-import argparse
 import contextlib
 import copy
 import csv
-import difflib
-import importlib.metadata
-import io
-import json
 import os
 import re
-import signal
+import shutil
 import sys
+import sysconfig
 import time
-import warnings
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
-from itertools import chain
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict
+from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, NamedTuple, Self
+from statistics import fmean, pstdev
+from typing import Annotated, Any, Literal
 
 import gymnasium as gym
 import numpy as np
 import torch
 import torch.nn.functional as F
 import tyro
+from pydantic import ConfigDict, Field, TypeAdapter
+from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from tqdm import tqdm
 
-
-class Episode(NamedTuple):
-    """What `train` tells of an episode: its undiscounted return, its steps, means of what was
-    learned in it (losses, values)."""
-
-    return_: float
-    length: int
-    learned: dict[str, float]
+Count = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Args:
     """The command line: `env_id` is `--env-id`, and so on."""
 
     env_id: str = "Shower-v0"  # Gymnasium environment, also as module:Env-v0
-    seed: int = 1  # of everything random; the same seed gives the same run
-    total_timesteps: int = 5_000  # environment steps in all
+    seed: Annotated[int, Field(ge=0)] = 1  # of everything random
+    total_timesteps: Count = 5_000  # environment steps in all
     run_dir: Path | None = None  # where the run goes (default: runs/ENV__SCRIPT__SEED__TIME)
     resume: Path | None = None  # continue the run in this folder
     play: Path | None = None  # play greedy episodes of the run in this folder
-    eval_episodes: int = 10  # greedy episodes at the end, or with --play
-    checkpoint_every: int = 10_000  # environment steps between checkpoints
+    eval_episodes: Count = 10  # greedy episodes at the end, or with --play
+    checkpoint_every: NotNegative = 20.0  # seconds from one checkpoint to the next
     capture_video: bool = False  # record a greedy episode before and after; with --play, all
     track: bool = False  # log to Weights & Biases
     wandb_project_name: str = "minimal-rl"  # W&B project
     wandb_entity: str | None = None  # W&B user or team
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"  # auto: CUDA if there is one, or CPU
-    compile: bool = False  # the update into one graph: needs a C++ compiler, and time at the start
 
-    learning_rate: float = 1e-3  # Adam's
-    learning_rate_decay_start: float = 0.5  # share of the run before the rate starts to fall to 0
-    gamma: float = 0.99  # discount factor γ
-    target_update: float = 0.01  # below 1: τ of a soft update at each step; else C, in steps
+    device: Literal["cpu", "cuda", "mps"] = "cpu"  # small networks are faster on the CPU
+    compile: bool = False  # the update into one graph: needs a C++ compiler, 20 seconds at first
+    learning_rate: Positive = 1e-3  # Adam's
+    learning_rate_final: Fraction = 0.0  # share of the rate left after the second half of the run
+    gamma: Fraction = 0.99  # discount factor γ
+    target_network_frequency: Count = 1  # C, steps from one update of the target to the next
+    tau: Fraction = 0.01  # share τ of the new weights in the target; 1 resets it
     double: bool = False  # double Q-learning
     huber: bool = False  # clip the error to ±1 (Huber's loss)
-    hidden_sizes: tuple[int, int] = (24, 24)  # units in the two hidden layers
-    normalize_observations: bool = True  # by their running mean and standard deviation
-    batch_size: int = 32  # minibatch size
-    buffer_size: int = 50_000  # replay memory size
-    learning_starts: int = 100  # steps before the first update
+    hidden_sizes: tuple[Count, ...] = (24, 24)  # units in the hidden layers
+    batch_size: Count = 32  # minibatch size
+    buffer_size: Count = 50_000  # replay memory size
+    learning_starts: Count = 100  # transitions in the memory before the first update
     exploration: Literal["boltzmann", "epsilon-greedy"] = "boltzmann"  # how actions are drawn
-    temperature: float = 1.0  # Boltzmann: that of softmax(Q/temperature)
-    epsilon_start: float = 1.0  # ε-greedy: ε at first
-    epsilon_end: float = 0.05  # ε-greedy: ε at last
-    epsilon_fraction: float = 0.2  # ε-greedy: share of the run over which ε falls, linearly
+    temperature: Positive = 1.0  # Boltzmann: that of softmax(Q/temperature)
+    epsilon_final: Fraction = 0.05  # ε-greedy: ε at last; at first it is 1
+    epsilon_fraction: Annotated[Fraction, Field(gt=0)] = 0.2  # share of the run over which ε falls
 
     def __post_init__(self) -> None:
-        require_common(self)  # defined, as require and flag are, in the harness below
-        for name in ("learning_rate", "temperature"):
-            value = getattr(self, name)
-            require(0 < value < np.inf, flag(name), value, "positive and finite")
-        unit = "learning_rate_decay_start gamma epsilon_start epsilon_end epsilon_fraction"
-        for name in unit.split():
-            require(0 <= getattr(self, name) <= 1, flag(name), getattr(self, name), "in [0, 1]")
-        for name in ("batch_size", "buffer_size", "learning_starts"):
-            require(getattr(self, name) >= 1, flag(name), getattr(self, name), "1 or more")
-        target, start = self.target_update, self.epsilon_start
-        steps, size = self.total_timesteps, self.buffer_size
-        right_kind = 0 < target < 1 or (target >= 1 and target % 1 == 0)
-        for holds, name, accepted in (
-            (right_kind, "target_update", "in (0, 1), or a whole number of steps"),
-            (target <= steps, "target_update", "at most --total-timesteps"),
-            (min(self.hidden_sizes) >= 1, "hidden_sizes", "1 or more each"),
-            (self.learning_starts <= steps, "learning_starts", "at most --total-timesteps"),
-            (self.batch_size <= size, "batch_size", f"at most --buffer-size {size}"),
-            (self.epsilon_end <= start, "epsilon_end", f"at most --epsilon-start {start}"),
-        ):
-            require(holds, flag(name), getattr(self, name), accepted)
+        if not torch.get_device_module(self.device).is_available():
+            raise ValueError(f"device: {self.device} is not on this machine, or not in this torch")
+        if self.learning_starts > self.total_timesteps:
+            raise ValueError(f"learning_starts: at most {self.total_timesteps}, --total-timesteps")
 
 
 class ShowerEnv(gym.Env):
@@ -172,14 +143,13 @@ class ShowerEnv(gym.Env):
     as `Shower-v0`, an episode is truncated after 60. An optimal agent expects 414/7 = 59.14.
     """
 
-    metadata = {"render_modes": ["human", "rgb_array", "ansi"], "render_fps": 10}
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
     COMFORTABLE = (37.0, 39.0)
 
     def __init__(self, render_mode: str | None = None) -> None:
         self.observation_space = gym.spaces.Box(0.0, 100.0, (1,), np.float32)
         self.action_space = gym.spaces.Discrete(3)
         self.render_mode = render_mode
-        self.window: Any = None
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -187,907 +157,482 @@ class ShowerEnv(gym.Env):
         """Draw the first temperature."""
         super().reset(seed=seed)
         self.temperatures = [38.0 + self.np_random.integers(-3, 4)]
-        self.rewards: list[float] = []
-        return self._observe(), {}
+        return np.array(self.temperatures[-1:], np.float32), {}
 
     def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Turn the tap, take the reward, let the temperature drift."""
         assert self.action_space.contains(action), f"{action!r} is not in {self.action_space}"
         temperature = min(max(self.temperatures[-1] + action - 1, 0.0), 100.0)
         low, high = self.COMFORTABLE
-        self.rewards.append(1.0 if low <= temperature <= high else -1.0)
+        reward = 1.0 if low <= temperature <= high else -1.0
         drift = self.np_random.integers(-1, 2)
         self.temperatures.append(min(max(temperature + drift, 0.0), 100.0))
-        return self._observe(), self.rewards[-1], False, False, {}
+        return np.array(self.temperatures[-1:], np.float32), reward, False, False, {}
 
-    def _observe(self) -> np.ndarray:
-        if self.render_mode == "human":
-            self.render()
-        return np.array(self.temperatures[-1:], np.float32)
-
-    def render(self) -> np.ndarray | str | None:
-        """Draw the temperatures observed so far over the comfortable band, and the return."""
+    def render(self) -> np.ndarray | None:
+        """Draw the temperatures so far, 28 to 48 °C over 60 seconds, and the comfortable band."""
         if self.render_mode is None:
-            gym.logger.warn("render() draws nothing: no render_mode was given to gymnasium.make")
             return None
-        text = f"{len(self.rewards):2d} s   {self.temperatures[-1]:3.0f} °C   return "
-        text += f"{sum(self.rewards):+.0f}"
-        if self.render_mode == "ansi":
-            return text
         import pygame  # 0.3 s to import: only now
 
-        width, height, lowest, highest = 600, 400, 28, 48
-
-        def at(second: float, temperature: float) -> tuple[float, float]:
-            share = (np.clip(temperature, lowest, highest) - lowest) / (highest - lowest)
-            return 20 + second * (width - 40) / 60, height - share * height
-
-        pygame.font.init()
-        canvas = pygame.Surface((width, height))
+        canvas = pygame.Surface((600, 400))
         canvas.fill("white")
         low, high = self.COMFORTABLE
-        band = pygame.Rect(0, at(0, high)[1], width, at(0, low)[1] - at(0, high)[1])
-        pygame.draw.rect(canvas, "palegreen", band)
-        points = [at(second, t) for second, t in enumerate(self.temperatures)]
-        if len(points) > 1:
-            pygame.draw.lines(canvas, "gray40", False, points, 2)
+        pygame.draw.rect(canvas, "palegreen", (0, 20 * (48 - high), 600, 20 * (high - low)))
+        points = [
+            (10 * t, 20 * (48 - min(max(T, 28), 48))) for t, T in enumerate(self.temperatures)
+        ]
+        pygame.draw.lines(canvas, "gray40", False, [points[0], *points], 2)
         comfortable = low <= self.temperatures[-1] <= high
         pygame.draw.circle(canvas, "seagreen" if comfortable else "firebrick", points[-1], 7)
-        canvas.blit(pygame.font.Font(None, 32).render(text, True, "black"), (20, 15))
-        if self.render_mode == "rgb_array":
-            return pygame.surfarray.array3d(canvas).swapaxes(0, 1)
-        if self.window is None:
-            pygame.display.init()
-            pygame.display.set_caption("Shower")
-            self.window, self.clock = pygame.display.set_mode((width, height)), pygame.time.Clock()
-        self.window.blit(canvas, (0, 0))
-        pygame.event.pump()
-        pygame.display.flip()
-        self.clock.tick(self.metadata["render_fps"])
-        return None
-
-    def close(self) -> None:
-        """Close the window."""
-        if self.window is not None:
-            import pygame
-
-            pygame.display.quit()
-            self.window = None
+        return pygame.surfarray.array3d(canvas).swapaxes(0, 1)
 
 
 if "Shower-v0" not in gym.registry:  # --env-id dqn_shower:Shower-v0 imports this file a second time
     gym.register("Shower-v0", f"{__name__}:ShowerEnv", max_episode_steps=60)
 
 
-# Shapes: B batch, S observation size, A number of actions (but 1, an index, in ReplayBuffer).
+# Shapes: B batch, S observation size, A number of actions.
 
 
-class ReplayBuffer:
-    """The last `size` transitions, each a row of 2S + A + 2 float32 numbers in one array.
-
-    The memory is reserved at once, but the system hands out a page only when it is written.
-    """
-
-    def __init__(self, size: int, observation_size: int, action_size: int) -> None:
-        self.widths = [observation_size, action_size, 1, observation_size, 1]
-        self.rows = np.empty((size, sum(self.widths)), dtype=np.float32)
-        self.count = 0  # transitions added so far, those overwritten since included
-
-    def __len__(self) -> int:
-        return min(self.count, len(self.rows))
-
-    def add(
-        self, observation: Any, action: Any, reward: Any, next_observation: Any, terminated: bool
-    ) -> None:
-        """Store a transition in place of the oldest. Truncation is not termination."""
-        row = self.rows[self.count % len(self.rows)]
-        np.concatenate((observation, action, (reward,), next_observation, (terminated,)), out=row)
-        self.count += 1
-
-    def sample(self, batch_size: int, rng: np.random.Generator) -> Tensor:
-        """Draw transitions uniformly, with replacement: rows [B, 2S + A + 2]."""
-        return torch.from_numpy(self.rows[rng.integers(len(self), size=batch_size)])
-
-    def columns(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Return observation [B, S], action [B, A], reward [B], next_observation [B, S] and
-        terminated [B], which is 1 where the episode ended in a terminal state and else 0."""
-        observation, action, reward, next_observation, terminated = rows.split(self.widths, dim=1)
-        return observation, action, reward[:, 0], next_observation, terminated[:, 0]
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the transitions and how many there have been."""
-        return {"rows": torch.from_numpy(self.rows[: len(self)]), "count": self.count}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what `state_dict` returned."""
-        self.rows[: len(state["rows"])] = state["rows"].numpy()
-        self.count = state["count"]
-
-
-class RunningNormalizer:
-    """Shift and scale observations to mean 0 and variance 1 over all that were seen so far.
-
-    The replay buffer holds them as they came; they are normalised anew at each use.
-    """
-
-    def __init__(self, size: int, device: torch.device) -> None:
-        self.count = 0
-        self.mean = np.zeros(size)
-        self.square = np.zeros(size)  # Σ (s − mean)²
-        shift, scale = torch.zeros(size), torch.ones(size)
-        self.scaling = torch.stack((shift, scale)).to(device)  # [2, S], for the networks
-
-    def update(self, observation: np.ndarray) -> None:
-        """Take one observation [S] into account (Welford 1962)."""
-        self.count += 1
-        deviation = observation - self.mean
-        self.mean += deviation / self.count
-        self.square += deviation * (observation - self.mean)
-        self.refresh()
-
-    def refresh(self) -> None:
-        """Hand the statistics over to the networks."""
-        inverse_std = (self.square / self.count + 1e-8) ** -0.5
-        self.scaling.copy_(torch.from_numpy(np.array((self.mean, inverse_std), np.float32)))
-
-    def __call__(self, observation: Tensor) -> Tensor:
-        """[B, S] → [B, S], clipped to 10 standard deviations."""
-        shift, scale = self.scaling
-        return ((observation - shift) * scale).clamp(-10.0, 10.0)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the statistics."""
-        statistics = {name: torch.from_numpy(getattr(self, name)) for name in ("mean", "square")}
-        return statistics | {"count": self.count}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what `state_dict` returned."""
-        self.count = state["count"]
-        self.mean[:], self.square[:] = state["mean"].numpy(), state["square"].numpy()
-        if self.count:
-            self.refresh()
-
-
-class QNetwork(nn.Module):
-    """The action values Q(s,·;θ). Weights start from torch's own Uniform(±1/√fan_in)."""
-
-    def __init__(self, S: int, A: int, hidden_sizes: tuple[int, int]) -> None:
-        super().__init__()
-        self.hidden1 = nn.Linear(S, hidden_sizes[0])
-        self.hidden2 = nn.Linear(hidden_sizes[0], hidden_sizes[1])
-        self.output = nn.Linear(hidden_sizes[1], A)
-
-    def forward(self, observation: Tensor) -> Tensor:
-        """[B, S] → [B, A]"""
-        x = F.relu(self.hidden1(observation))
-        x = F.relu(self.hidden2(x))
-        return self.output(x)
-
-
-class Adam:
-    """Adam (Kingma & Ba 2015) on tensors alone, so that it compiles into the graph of the update.
-
-    Weight decay is an L2 penalty, added to the gradient.
-    """
-
-    BETA1, BETA2 = 0.9, 0.999
-
-    def __init__(self, network: nn.Module, learning_rate: float, weight_decay: float = 0.0) -> None:
-        self.parameters = list(network.parameters())
-        self.weight_decay = weight_decay
-        self.means = [torch.zeros_like(p) for p in self.parameters]
-        self.squares = [torch.zeros_like(p) for p in self.parameters]
-        device = self.parameters[0].device
-        # A tensor, as it may fall: a float would be a constant of the compiled graph.
-        self.learning_rate = torch.tensor(learning_rate, device=device)
-        self.betas = torch.tensor([self.BETA1, self.BETA2], device=device)
-        self.powers = torch.ones_like(self.betas)  # β₁ᵗ, β₂ᵗ
-
-    def step(self, loss: Tensor) -> None:
-        """Descend the gradient of the loss; no gradient is left anywhere."""
-        gradients = torch.autograd.grad(loss, self.parameters)
-        with torch.no_grad():
-            self.powers.mul_(self.betas)
-            correction1, correction2 = 1 - self.powers
-            for p, g, m, v in zip(self.parameters, gradients, self.means, self.squares):
-                if self.weight_decay:
-                    g = g + self.weight_decay * p
-                m.lerp_(g, 1 - self.BETA1)
-                v.lerp_(g * g, 1 - self.BETA2)
-                p.sub_(self.learning_rate * (m / correction1) / ((v / correction2).sqrt() + 1e-8))
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the moments and the powers of the betas."""
-        return {"means": self.means, "squares": self.squares, "powers": self.powers}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what `state_dict` returned."""
-        old = [*self.means, *self.squares, self.powers]
-        new = [*state["means"], *state["squares"], state["powers"]]
-        for tensor, saved in zip(old, new, strict=True):
-            tensor.copy_(saved)
-
-
-def boltzmann(q: np.ndarray, temperature: float, rng: np.random.Generator) -> int:
-    """Draw an action with probability ∝ exp(Q/temperature), from q [A]."""
-    weights = np.exp((q - q.max()) / temperature)  # the largest is 1: none overflows
-    shares = weights.cumsum()
-    return int(shares.searchsorted(rng.random() * shares[-1]))
-
-
-@torch.no_grad()
-def soft_update(target: nn.Module, network: nn.Module, tau: float) -> None:
-    """θ′ ← τ θ + (1−τ) θ′, for weights and for batch normalisation's running averages alike."""
-    olds = chain(target.parameters(), target.buffers())
-    news = chain(network.parameters(), network.buffers())
-    for old, new in zip(olds, news):
-        if old.is_floating_point():  # not batch normalisation's counter
-            old.lerp_(new, tau)
-
-
-def compiled(function: Callable[..., Tensor], device: torch.device) -> Callable[..., Tensor]:
-    """Compile a function to a graph; without a C++ compiler, say so and run it as it is.
-
-    At each call torch checks, by its guards, that the graph still fits: here the arguments, and the
-    numbers, flags, lists and dictionaries that the agent holds; but neither its tensors and
-    networks nor code, for that takes as long as to update a small network. So tensors must keep
-    their shapes, and `requires_grad`: change their numbers, in place.
-    """
-    torch._dynamo.config.trace_autograd_ops = True  # torch.autograd.grad within the graph
-    torch._dynamo.config.record_runtime_overhead = False  # which is for profilers
-
-    def may_change(guard: Any) -> bool:
-        of_network = re.search(r"\._(modules|parameters|buffers|\w*hooks)", guard.name)
-        inner = of_network and isinstance(guard.value, dict)
-        code = guard.name == "" or "__" in guard.name  # or torch's own state
-        held = guard.is_global or guard.name.startswith("self.")  # not an argument
-        lasting = isinstance(guard.value, Tensor) or callable(guard.value)  # networks, functions
-        return not (inner or code or (held and lasting))
-
-    options = {
-        "guard_filter_fn": lambda guards: [may_change(guard) for guard in guards],
-        "size_asserts": False,
-        "cpp_wrapper": device.type == "cpu",  # from kernel to kernel in C++, not in Python
-    }
-    graph = torch.compile(function, isolate_recompiles=True, options=options)  # no other agent's
-
-    def run_graph(*args: Any) -> Tensor:
-        nonlocal graph
-        try:
-            return graph(*args)
-        except (torch._dynamo.exc.BackendCompilerFailed, torch._inductor.exc.CppCompileError) as e:
-            print(f"running without --compile: {str(e).splitlines()[0]}", file=sys.stderr)
-            graph = function
-            return function(*args)
-
-    return run_graph
-
-
-def select_device(name: str) -> torch.device:
-    """Return the device; UsageError if it is not there. auto: CUDA if there, else CPU."""
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.mps.is_available()}
-    if name == "auto":
-        name = "cuda" if there["cuda"] else "cpu"
-    found = [device for device in there if there[device]]
-    require(there[name], "--device", name, f"one that this machine has: {', '.join(found)}")
-    return torch.device(name)
-
-
-def check_discrete(env: gym.Env, env_id: str) -> tuple[int, int]:
-    """Return S and A; UsageError unless observations are a Box (S,), and actions Discrete."""
-    s, a = env.observation_space, env.action_space
-    flat = isinstance(s, gym.spaces.Box) and len(s.shape) == 1
-    require(flat, f"--env-id {env_id}: observations in", s, "a Box of shape (S,)")
-    discrete = isinstance(a, gym.spaces.Discrete)
-    require(discrete, f"--env-id {env_id}: actions in", a, "Discrete (for a Box there is DDPG)")
-    return s.shape[0], int(a.n)
+def make_q_network(S: int, A: int, hidden_sizes: tuple[int, ...]) -> nn.Sequential:
+    """Return Q(s,·;θ), […, S] → […, A]: linear layers, with ReLU between them."""
+    sizes = (S, *hidden_sizes, A)
+    layers = [layer for n, m in pairwise(sizes) for layer in (nn.Linear(n, m), nn.ReLU())]
+    return nn.Sequential(*layers[:-1])
 
 
 class Agent:
     """DQN: the network and its target, the optimiser, the replay memory.
 
     Attributes: episode, timestep (episodes finished and environment steps taken so far).
-    Raises UsageError for spaces that `check_discrete` refuses and for a device that is not there.
     """
 
     def __init__(self, env: gym.Env, args: Args) -> None:
-        S, self.A = check_discrete(env, args.env_id)
-        self.args, self.device = args, select_device(args.device)
-        self.first_action = int(env.action_space.start)
-        self.episode = 0
-        self.timestep = 0
+        self.args, self.episode, self.timestep = args, 0, 0
+        S, A = env.observation_space.shape[0], int(env.action_space.n)
         torch.manual_seed(args.seed)  # the initial weights
-        normalize = args.normalize_observations
-        self.normalizer = RunningNormalizer(S, self.device) if normalize else nn.Identity()
-        self.q_network = QNetwork(S, self.A, args.hidden_sizes).to(self.device)
+        self.q_network = make_q_network(S, A, args.hidden_sizes).to(args.device)
         self.target_network = copy.deepcopy(self.q_network).requires_grad_(False)
-        self.optimizer = Adam(self.q_network, args.learning_rate)
-        self.buffer = ReplayBuffer(args.buffer_size, S, 1)
+        self.optimizer = Adam(self.q_network.parameters(), args.learning_rate)
+        self.normalizer = Normalizer(S).to(args.device)
+        self.buffer = ReplayBuffer(args.buffer_size, env)
         if args.compile:
-            self.update_and_q_values = compiled(self.update_and_q_values, self.device)
-
-    def reset(self, rng: np.random.Generator) -> None:
-        """Start an episode, whose randomness comes from rng."""
-        self.rng = rng
-
-    def to_tensor(self, observation: np.ndarray) -> Tensor:
-        """Return an observation [S] in float32, on the device."""
-        return torch.from_numpy(np.asarray(observation, np.float32)).to(self.device)
+            self.update = compiled(self.update)
 
     @torch.no_grad()
     def q_values(self, observation: np.ndarray) -> np.ndarray:
-        """Return Q(s,·;θ), [S] → [A]; FloatingPointError if not finite."""
-        s = self.to_tensor(observation)
-        q = self.q_network(self.normalizer(s[None]))[0].cpu().numpy()
-        require_finite(self.timestep, q=q)
-        return q
-
-    def epsilon(self) -> float:
-        """Return ε, which falls linearly and then stays."""
-        args = self.args
-        steps = args.epsilon_fraction * args.total_timesteps
-        progress = min(1.0, self.timestep / steps) if steps else 1.0
-        return args.epsilon_start + progress * (args.epsilon_end - args.epsilon_start)
-
-    def explore(self, q: np.ndarray) -> int:
-        """Return an action to learn from, 0 to A − 1, given Q(s,·;θ) [A]."""
-        if self.args.exploration == "boltzmann":
-            return boltzmann(q, self.args.temperature, self.rng)
-        if self.rng.random() < self.epsilon():
-            return int(self.rng.integers(self.A))
-        return int(q.argmax())
+        """Return Q(s,·;θ), [S] → [A]."""
+        s = torch.as_tensor(observation, dtype=torch.float32, device=self.args.device)
+        return self.q_network(self.normalizer(s)).cpu().numpy()
 
     def act(self, observation: np.ndarray) -> int:
-        """Return the greedy action, for the environment."""
-        return self.first_action + int(self.q_values(observation).argmax())
+        """Return the greedy action, argmaxₐ Q(s,a;θ)."""
+        return int(self.q_values(observation).argmax())
 
-    def remember(
-        self, observation: Any, action: int, reward: Any, next_observation: Any, terminated: bool
-    ) -> None:
-        """Store a transition in the replay memory."""
-        self.buffer.add(observation, (action,), reward, next_observation, terminated)
-        if self.args.normalize_observations:
-            self.normalizer.update(observation)
+    def explore(self, observation: np.ndarray, rng: np.random.Generator) -> int:
+        """Return an action to learn from."""
+        args, q = self.args, self.q_values(observation)
+        if args.exploration == "boltzmann":
+            return sample_softmax(q / args.temperature, rng)
+        fall = args.epsilon_fraction * args.total_timesteps
+        epsilon = interpolate(1.0, args.epsilon_final, self.timestep / fall)
+        return int(rng.integers(len(q)) if rng.random() < epsilon else q.argmax())
 
-    def anneal(self) -> None:
-        """Let the learning rate fall, linearly, to 0 at the end of the run."""
+    def update(self, batch: dict[str, Tensor], reset_target: bool) -> dict[str, Tensor]:
+        """Learn from a minibatch of the replay memory; return what to log."""
         args = self.args
-        steps = (1 - args.learning_rate_decay_start) * args.total_timesteps
-        left = max(0, args.total_timesteps - self.timestep)
-        share = min(1.0, left / steps) if steps else 1.0
-        self.optimizer.learning_rate.fill_(share * args.learning_rate)
-
-    def update(self, batch: Tensor) -> Tensor:
-        """Learn from a minibatch of the memory's rows; return the loss and the mean Q, [2]."""
-        args = self.args
-        s, a, r, s_next, terminated = self.buffer.columns(batch)
-        s, s_next = self.normalizer(s), self.normalizer(s_next)
+        s, s_next = (
+            self.normalizer(batch["observation"]),
+            self.normalizer(batch["next_observation"]),
+        )
+        a, r, terminated = batch["action"].long(), batch["reward"], batch["terminated"]
 
         with torch.no_grad():
             q_next = self.target_network(s_next)  # Q̂(s′,·;θ⁻)
-            chooser = self.q_network(s_next) if args.double else q_next
-            a_next = chooser.argmax(1, keepdim=True)  # argmaxₐ′
-            q_next = q_next.gather(1, a_next)[:, 0]  # Q̂(s′,a′;θ⁻)
+            a_next = (self.q_network(s_next) if args.double else q_next).argmax(1)  # argmaxₐ′
+            q_next = q_next.gather(1, a_next[:, None])[:, 0]  # Q̂(s′,a′;θ⁻)
             y = r + args.gamma * (1 - terminated) * q_next
-        q = self.q_network(s).gather(1, a.long())[:, 0]  # Q(s,a;θ)
+        q = self.q_network(s).gather(1, a[:, None])[:, 0]  # Q(s,a;θ)
         loss = F.huber_loss(q, y) if args.huber else F.mse_loss(q, y)
-        self.optimizer.step(loss)
+        self.optimizer.minimize(loss)
 
-        if args.target_update < 1:
-            soft_update(self.target_network, self.q_network, args.target_update)
-        return torch.stack((loss, q.mean())).detach()
-
-    def update_and_q_values(self, batch: Tensor, observation: Tensor) -> Tensor:
-        """Update, then return its [2] and Q(s,·;θ) of an observation [S], by the new θ: [2 + A].
-        One call of a compiled function takes less time than two."""
-        learned = self.update(batch)
-        with torch.no_grad():
-            q = self.q_network(self.normalizer(observation[None]))[0]
-        return torch.cat((learned, q))
-
-    def reset_target(self) -> None:
-        """Every C steps, reset Q̂ = Q."""
-        C = self.args.target_update
-        if C >= 1 and self.timestep % C == 0:
-            soft_update(self.target_network, self.q_network, 1.0)
-
-    PARTS = "normalizer q_network target_network optimizer buffer".split()
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return all that a resumed run needs, as tensors, numbers and strings."""
-        parts = {name: getattr(self, name).state_dict() for name in self.PARTS}
-        return parts | {"episode": self.episode, "timestep": self.timestep}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what `state_dict` returned."""
-        for name in self.PARTS:
-            getattr(self, name).load_state_dict(state[name])
-        self.episode, self.timestep = state["episode"], state["timestep"]
+        if reset_target:
+            soft_update(self.target_network, self.q_network, args.tau)
+        return {"loss": loss.detach(), "q": q.detach().mean()}
 
 
-def train(env: gym.Env, agent: Agent, args: Args) -> Iterator[Episode]:
-    """Algorithm 1, for `args.total_timesteps`; yield each episode that has ended."""
+def train(env: gym.Env, agent: Agent, args: Args) -> Iterator[dict[str, float]]:
+    """Algorithm 1, for `args.total_timesteps`; yield a row of the log after each episode."""
     while agent.timestep < args.total_timesteps:  # for episode = 1, …, M
-        rng = np.random.default_rng([args.seed, agent.episode])  # all of the episode's randomness
-        agent.reset(rng)
+        rng = seed_episode(args.seed, agent.episode)  # all of the episode's randomness
         observation, _ = env.reset(seed=int(rng.integers(2**31)))  # receive s₁
-        q = agent.q_values(observation)  # Q(s₁,·;θ)
-        return_, length, learned, ended = 0.0, 0, [], False
+        agent.normalizer.fit(agent.buffer)
+        rewards, ended, learned = [], False, defaultdict(list)
         while not ended and agent.timestep < args.total_timesteps:  # for t = 1, …, T
             observation = np.array(observation)  # the environment may reuse its array
-            action = agent.explore(q)  # select a: softmax of Q, or ε-greedy
-            step = env.step(agent.first_action + action)  # execute a
-            next_observation, reward, terminated, truncated, _ = step
+            action = agent.explore(observation, rng)  # select a: softmax of Q, or ε-greedy
+            next_observation, reward, terminated, truncated, _ = env.step(action)  # execute a
             agent.timestep += 1
-            require_finite(agent.timestep, reward=reward, observation=next_observation)
-            agent.remember(observation, action, reward, next_observation, terminated)  # store in D
-            if agent.timestep >= args.learning_starts:
-                agent.anneal()
-                batch = agent.buffer.sample(args.batch_size, rng).to(agent.device)  # from D
-                latest = agent.to_tensor(next_observation)
-                result = agent.update_and_q_values(batch, latest).cpu().numpy()  # gradient step
-                require_finite(agent.timestep, loss_and_q=result)
-                learned.append(result[:2].tolist())
-                q = result[2:]  # Q(s′,·;θ), for the next action
-                agent.reset_target()  # every C steps Q̂ = Q
-            else:
-                q = agent.q_values(next_observation)
-            return_ += float(reward)
-            length += 1
+            agent.buffer.add(observation, action, reward, next_observation, terminated)  # in D
+            if agent.buffer.count >= args.learning_starts:
+                progress = agent.timestep / args.total_timesteps
+                share = interpolate(1.0, args.learning_rate_final, 2 * progress - 1)
+                agent.optimizer.learning_rate.fill_(share * args.learning_rate)
+                batch = agent.buffer.sample(args.batch_size, rng, args.device)  # from D
+                reset_target = agent.timestep % args.target_network_frequency == 0  # every C steps
+                for name, value in agent.update(batch, reset_target).items():  # gradient step
+                    learned[name].append(float(value))
+            rewards.append(float(reward))
             observation, ended = next_observation, terminated or truncated
         if ended:
             agent.episode += 1
-            means = np.mean(learned, axis=0) if learned else [np.nan] * 2
-            yield Episode(return_, length, dict(zip(("loss", "q"), means)))
+            means = {name: fmean(values) for name, values in learned.items()}
+            yield {"return": sum(rewards), "length": len(rewards), **means}
 
 
-# ------------------------------------------------------------------------------------------------
-# The harness: the same bytes in every script. It consumes `train` and works between episodes.
-# ------------------------------------------------------------------------------------------------
-
-SCRIPT = Path(__file__).stem
-RECENT = 20  # episodes in the moving average of the progress bar and of the curve
-EVALUATION_SEED = 10_000  # evaluation episode i is reset with seed EVALUATION_SEED + i
-# What --resume and --play may be given anew; all else stays as the run began. Another
-# --total-timesteps stretches what is scheduled over the run, from here on.
-MAY_CHANGE = set(
-    "total_timesteps device compile best run_dir resume play eval_episodes checkpoint_every "
-    "capture_video track wandb_project_name wandb_entity".split()
-)
+def sample_softmax(logits: np.ndarray, rng: np.random.Generator) -> int:
+    """Draw an index from softmax(logits), [A]."""
+    shares = np.exp(logits - logits.max()).cumsum()  # the largest term is 1: none overflows
+    return int(shares.searchsorted(rng.random() * shares[-1]))
 
 
-class UsageError(Exception):
-    """Wrong input: ends the script with one line and exit code 2, before anything is written."""
+class ReplayBuffer(nn.Module):
+    """The last `size` transitions, in one array, which takes up memory as it fills."""
+
+    def __init__(self, size: int, env: gym.Env) -> None:
+        super().__init__()
+        s, a = env.observation_space.shape, env.action_space.shape
+        shapes = {
+            "observation": s,
+            "action": a,
+            "reward": (),
+            "next_observation": s,
+            "terminated": (),
+        }
+        self.data = np.zeros(size, [(name, np.float32, shape) for name, shape in shapes.items()])
+        self.count = 0  # transitions added so far, those overwritten since included
+
+    def __len__(self) -> int:
+        return min(self.count, len(self.data))
+
+    def add(self, *transition: Any) -> None:
+        """Store observation, action, reward, next_observation, terminated (a time limit is not) in
+        place of the oldest; FloatingPointError if one is NaN or infinite."""
+        index = self.count % len(self.data)
+        self.data[index] = transition
+        if not np.isfinite(self.data[index : index + 1].view(np.float32)).all():
+            raise FloatingPointError(f"transition {self.count} is not finite: {transition}")
+        self.count += 1
+
+    def sample(self, batch_size: int, rng: np.random.Generator, device: str) -> dict[str, Tensor]:
+        """Draw uniformly, with replacement; return tensors [B, …] by the names of their fields."""
+        batch = self.data[rng.integers(len(self), size=batch_size)]
+        return {name: torch.from_numpy(batch[name]).to(device) for name in batch.dtype.names}
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Return the transitions, as bytes, and how many there have been, for `state_dict`."""
+        return {
+            "data": torch.from_numpy(self.data[: len(self)].view(np.uint8)),
+            "count": self.count,
+        }
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Take over what `get_extra_state` returned."""
+        self.count = state["count"]
+        self.data[: len(self)] = state["data"].numpy().view(self.data.dtype)
 
 
-def require(condition: bool, what: str, given: Any, accepted: str) -> None:
-    """Raise a UsageError such as `--gamma 2.0: must be in [0, 1]` unless the condition holds."""
-    if not condition:
-        raise UsageError(f"{what} {given}: must be {accepted}")
+class Normalizer(nn.Module):
+    """Shift and scale observations to mean 0 and deviation 1 over the replay buffer."""
+
+    def __init__(self, S: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(S))
+        self.register_buffer("std", torch.ones(S))
+
+    def fit(self, buffer: ReplayBuffer) -> None:
+        """Take over the statistics of a buffer that is not empty."""
+        if len(buffer) > 0:
+            observations = buffer.data["observation"][: len(buffer)]
+            self.mean.copy_(torch.from_numpy(observations.mean(0, np.float64)))
+            self.std.copy_(torch.from_numpy(observations.std(0, np.float64) + 1e-4))
+
+    def forward(self, observation: Tensor) -> Tensor:
+        """[…, S] → […, S]"""
+        return ((observation - self.mean) / self.std).clamp(-10.0, 10.0)
 
 
-def require_common(args: Any) -> None:
-    """Check the arguments that every script has."""
-    require(0 <= args.seed < 2**32, "--seed", args.seed, "in [0, 2³²)")
-    for name in ("total_timesteps", "eval_episodes", "checkpoint_every"):
-        require(getattr(args, name) >= 1, flag(name), getattr(args, name), "1 or more")
-    given = [flag(n) for n in ("run_dir", "resume", "play") if getattr(args, n) is not None]
-    require(len(given) <= 1, " and ".join(given), "together", "given one at a time")
+class Adam(nn.Module):
+    """Adam (Kingma & Ba 2015) on tensors alone, so that it compiles with the update."""
+
+    def __init__(self, parameters: Iterable[Tensor], learning_rate: float) -> None:
+        super().__init__()
+        self.minimized_by = list(parameters)
+        self.learning_rate = torch.tensor(learning_rate)  # a number would be the graph's constant
+        zeros = nn.ParameterList(map(torch.zeros_like, self.minimized_by)).requires_grad_(False)
+        self.means, self.squares = zeros, copy.deepcopy(zeros)
+        self.register_buffer("power1", torch.ones(()))  # β₁ᵗ
+        self.register_buffer("power2", torch.ones(()))  # β₂ᵗ
+
+    def minimize(self, loss: Tensor) -> None:
+        """Take a step against the gradient of the loss, and leave no gradient anywhere."""
+        gradients = torch.autograd.grad(loss, self.minimized_by)
+        with torch.no_grad():
+            correction1 = 1 - self.power1.mul_(0.9)
+            correction2 = 1 - self.power2.mul_(0.999)
+            for p, g, m, v in zip(self.minimized_by, gradients, self.means, self.squares):
+                m.lerp_(g, 1 - 0.9)
+                v.lerp_(g * g, 1 - 0.999)
+                p.sub_(self.learning_rate * (m / correction1) / ((v / correction2).sqrt() + 1e-8))
 
 
-def require_finite(timestep: int, **values: Any) -> None:
-    """Raise FloatingPointError if anything is NaN or infinite after that many steps."""
-    for name, value in values.items():
-        if not np.isfinite(value).all():
-            raise FloatingPointError(f"{name} became {value} at step {timestep}")
+@torch.no_grad()
+def soft_update(target: nn.Module, network: nn.Module, tau: float) -> None:
+    """θ′ ← τ θ + (1−τ) θ′"""
+    for old, new in zip(target.parameters(), network.parameters()):
+        old.lerp_(new, tau)
 
 
-def flag(name: str) -> str:
-    """Return how a field of Args is written on the command line."""
-    return "--" + name.replace("_", "-")
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile a function into one graph; what breaks it is an error that names the line. Without a
+    C++ compiler, say so, and return the function as it is."""
+    python_h = Path(sysconfig.get_path("include"), "Python.h")
+    if not (python_h.exists() and shutil.which(os.environ.get("CXX", "g++"))):
+        print("slower, as with --no-compile: no C++ compiler, or no Python.h", file=sys.stderr)
+        return function
+    torch._dynamo.config.trace_autograd_ops = True  # torch.autograd.grad within the graph
+    return torch.compile(
+        function, fullgraph=True, options={"cpp_wrapper": True, "size_asserts": False}
+    )
+
+
+def interpolate(start: float, end: float, progress: float) -> float:
+    """Go from start, at progress 0 and before, to end, at progress 1 and after."""
+    return start + min(max(progress, 0.0), 1.0) * (end - start)
 
 
 def make_env(env_id: str, render_mode: str | None = None) -> gym.Env:
-    """Make an environment; UsageError, with near names, if there is none of that name."""
-    options = {} if render_mode is None else {"render_mode": render_mode}
+    """Make an environment; ValueError if its spaces do not fit."""
+    env = gym.make(env_id, **({"render_mode": render_mode} if render_mode else {}))
+    s, a = env.observation_space, env.action_space
+    if not (isinstance(s, gym.spaces.Box) and len(s.shape) == 1):
+        raise ValueError(f"observations must be a Box of shape (S,), not {s}")
+    if not (isinstance(a, gym.spaces.Discrete) and a.start == 0):
+        raise ValueError(f"actions must be Discrete, 0 the first, not {a}")
+    return env
+
+
+def plot_temperatures(agent: Agent, run_dir: Path) -> None:
+    """Draw the temperature against time over ten greedy episodes in the shower."""
+    from matplotlib.figure import Figure
+
+    env = make_env("Shower-v0")
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for seed in range(10_000, 10_010):
+        (observation, _), truncated = env.reset(seed=seed), False
+        while not truncated:
+            observation, _, _, truncated, _ = env.step(agent.act(observation))
+        axes.plot(env.unwrapped.temperatures, color="tab:blue", alpha=0.5)
+    axes.axhspan(*ShowerEnv.COMFORTABLE, color="tab:green", alpha=0.2, label="comfortable")
+    axes.set(title="ten greedy episodes", xlabel="second", ylabel="temperature, °C")
+    axes.legend()
+    figure.savefig(run_dir / "temperatures.png", dpi=120)
+
+
+# ------------------------------------------------------------------------------------------------
+# The harness, the same bytes in every script: it runs `train`, keeps and shows what comes of it.
+# ------------------------------------------------------------------------------------------------
+
+SCRIPT = Path(__file__).stem
+Rows = list[dict[str, Any]]
+
+
+@contextlib.contextmanager
+def usage(given: Any, *errors: type[Exception]) -> Iterator[None]:
+    """Turn errors into one message that names what was given, and exit code 2."""
     try:
-        return gym.make(env_id, **options)
-    except (gym.error.Error, ImportError) as error:
-        near = difflib.get_close_matches(env_id, gym.registry)
-        reason = " ".join(str(error).split()) + (f" Near: {', '.join(near)}." if near else "")
-        raise UsageError(f"--env-id {env_id}: {reason}") from error
+        yield
+    except errors as error:
+        print(f"{SCRIPT}.py: error: {given}: {str(error) or repr(error)}", file=sys.stderr)
+        raise SystemExit(2) from None
 
 
-def evaluate(
-    agent: Agent, env: gym.Env, episodes: int, traces: list[list[Any]] | None = None
-) -> list[dict[str, float]]:
-    """Play greedy episodes and return a row for each; add to traces, if given, what each observed.
+def seed_episode(*seed: int) -> np.random.Generator:
+    """Return the generator of an episode's randomness, by which torch's own is seeded too."""
+    rng = np.random.default_rng(seed)
+    torch.manual_seed(int(rng.integers(2**32)))
+    return rng
 
-    Episode i is reset with seed 10,000 + i in every script, whatever the seed of the run, so that
-    agents, and other libraries, are compared on the same starts.
+
+def evaluate(agent: Agent, env: gym.Env, episodes: int, videos: Path | None = None) -> Rows:
+    """Play greedy episodes, to MP4 files in a folder if one is given; return a row for each.
+
+    Episode i starts from seed 10,000 + i in every script and run, so all agents meet the same.
     """
+    if videos:
+        env = gym.wrappers.RecordVideo(env, str(videos), episode_trigger=lambda _: True)
     rows = []
-    for episode in range(episodes):
-        seed = EVALUATION_SEED + episode
+    for seed in range(10_000, 10_000 + episodes):
+        seed_episode(seed)
+        env.action_space.seed(seed)
         observation, _ = env.reset(seed=seed)
-        agent.reset(np.random.default_rng([seed, 0]))
-        return_, length, ended, trace = 0.0, 0, False, [observation]
+        rewards, ended = [], False
         while not ended:
             observation, reward, terminated, truncated, _ = env.step(agent.act(observation))
-            return_ += float(reward)
-            length += 1
+            rewards.append(float(reward))
             ended = terminated or truncated
-            if traces is not None:
-                trace.append(observation)
-        if traces is not None:
-            traces.append(trace)
-        rows.append({"episode": episode, "seed": seed, "return": return_, "length": length})
+        rows.append({"seed": seed, "return": sum(rewards), "length": len(rewards)})
+    if videos:
+        env.stop_recording()  # writes the last one
     return rows
 
 
-def record_videos(agent: Agent, env_id: str, folder: Path, prefix: str, episodes: int = 1) -> list:
-    """Do as `evaluate`, and write each episode to folder/PREFIX-episode-I.mp4."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*Overwriting existing videos.*")
-        env = gym.wrappers.RecordVideo(
-            make_env(env_id, "rgb_array"),
-            str(folder),
-            episode_trigger=lambda _: True,
-            name_prefix=prefix,
-            disable_logger=True,
-        )
-    with contextlib.closing(env):  # closing writes the last video
-        return evaluate(agent, env, episodes)
+def state_of(agent: Agent) -> dict[str, Any]:
+    """Return all attributes of the agent but functions and those with a leading underscore."""
+    state = {}
+    for name, value in vars(agent).items():
+        if hasattr(value, "state_dict"):  # networks, buffer, optimisers
+            state[name] = value.state_dict()
+        elif not (name.startswith("_") or callable(value) or isinstance(value, Args)):
+            state[name] = value.item() if isinstance(value, np.generic) else value
+    return state
 
 
-def try_video(agent: Agent, env_id: str, folder: Path, prefix: str) -> None:
-    """Record a video, or say why there is none: a missing screen must not cost a training run."""
-    try:
-        record_videos(agent, env_id, folder, prefix)
-    except Exception as error:  # whatever the renderer raises
-        print(f"no video {prefix}: {error}", file=sys.stderr)
-
-
-def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    """Replace a file in one step: a reader, or a kill, meets the old content or the new."""
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "wb") as file:
-        write(file)
+def save(agent: Agent, args: Args, rows: Rows, run_dir: Path) -> None:
+    """Write checkpoint.pt, in one step, so that a kill leaves a whole one; args.json; episodes.csv."""
+    of_the_call = {"run_dir", "resume", "play", "device"}
+    text = TypeAdapter(Args).dump_json(args, indent=2, exclude=of_the_call).decode()
+    with open(run_dir / "checkpoint.tmp", "wb") as file:
+        torch.save({"args": text, "agent": state_of(agent), "rows": rows}, file)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(temporary, path)
+    os.replace(run_dir / "checkpoint.tmp", run_dir / "checkpoint.pt")
+    (run_dir / "args.json").write_text(text)  # to be read by people
+    write_csv(rows, run_dir / "episodes.csv")
 
 
-def write_args(args: Args, run_dir: Path) -> None:
-    """Write args.json: the script, the versions it ran with, and every argument."""
-    versions = {name: importlib.metadata.version(name) for name in ("gymnasium", "numpy", "torch")}
-    content = {"script": SCRIPT, "versions": versions, "args": asdict(args)}
-    text = json.dumps(content, indent=2, default=str) + "\n"
-    write_atomically(run_dir / "args.json", lambda file: file.write(text.encode()))
+def load(agent: Agent, run_dir: Path) -> Rows:
+    """Take up what `save` wrote; return the rows. No code in a foreign checkpoint is run."""
+    checkpoint = torch.load(run_dir / "checkpoint.pt", map_location="cpu", weights_only=True)
+    if checkpoint["agent"].keys() != state_of(agent).keys():
+        raise ValueError(f"{SCRIPT}.py has other attributes than {[*checkpoint['agent']]}")
+    for name, value in checkpoint["agent"].items():
+        attribute = getattr(agent, name)
+        if hasattr(attribute, "load_state_dict"):
+            attribute.load_state_dict(value)
+        elif isinstance(attribute, torch.Tensor):
+            attribute.data.copy_(value)
+        else:
+            setattr(agent, name, value)
+    return checkpoint["rows"]
 
 
-def read_args(run_dir: Path) -> Args:
-    """Read the arguments of an earlier run; UsageError if they are not this script's."""
-    path = run_dir / "args.json"
-    try:
-        content = json.loads(path.read_text())
-        script, saved = content["script"], content["args"]
-        saved = {k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()}
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise UsageError(f"{run_dir}: not a run ({path.name}: {error!r})") from error
-    require(script == SCRIPT, str(run_dir), f"was made by {script}.py", f"a run of {SCRIPT}.py")
-    same = saved.keys() == {field.name for field in fields(Args)}
-    require(same, str(path), "has other arguments", f"of this version of {SCRIPT}.py")
-    return Args(**saved | {"run_dir": None, "resume": None, "play": None})
-
-
-def parse_args(argv: Sequence[str] | None) -> Args:
-    """Read the command line, on top of the run's own arguments with --resume and --play."""
-    folders = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    either = folders.add_mutually_exclusive_group()
-    for name in ("--resume", "--play"):
-        either.add_argument(name, type=Path, dest="run_dir")
-    run_dir = folders.parse_known_args(argv)[0].run_dir
-    saved = read_args(run_dir) if run_dir else Args()
-    args = tyro.cli(Args, args=argv, description=__doc__, default=saved)
-    if run_dir:
-        for name in (field.name for field in fields(Args) if field.name not in MAY_CHANGE):
-            old, new = getattr(saved, name), getattr(args, name)
-            require(new == old, flag(name), new, f"{old}, as it is in {run_dir}, or left out")
-    return args
-
-
-def save_checkpoint(agent: Agent, args: Args, run_dir: Path) -> None:
-    """Write checkpoint.pt: tensors, numbers and strings only, nothing that can execute."""
-    checkpoint = {"script": SCRIPT, "env_id": args.env_id, "agent": agent.state_dict()}
-    write_atomically(run_dir / "checkpoint.pt", lambda file: torch.save(checkpoint, file))
-
-
-def load_checkpoint(agent: Agent, args: Args, run_dir: Path) -> None:
-    """Load checkpoint.pt; UsageError, and the file left as it is, if it is not one of this run."""
-    path = run_dir / "checkpoint.pt"
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        made_by = checkpoint["script"], checkpoint["env_id"]
-        require(made_by == (SCRIPT, args.env_id), str(path), f"is of {made_by}", "of this run")
-        agent.load_state_dict(checkpoint["agent"])
-    except UsageError:
-        raise
-    except Exception as error:  # the loader raises many kinds for truncated and foreign files
-        reason = (str(error) or repr(error)).splitlines()[0]
-        raise UsageError(
-            f"{path}: truncated, or not a checkpoint of this run ({reason})"
-        ) from error
-
-
-def read_csv(path: Path) -> list[dict[str, str]]:
-    """Return the rows of a CSV file, none if there is no file."""
-    if not path.exists():
-        return []
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write rows, all with the same keys, as a CSV file."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, rows[0] if rows else (), lineterminator="\n")
-    if rows:
+def write_csv(rows: Rows, path: Path) -> None:
+    """Write rows, with every column that any of them has."""
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, dict.fromkeys(name for row in rows for name in row))
         writer.writeheader()
-    writer.writerows(rows)
-    write_atomically(path, lambda file: file.write(text.getvalue().encode()))
+        writer.writerows(rows)
 
 
-def append_csv(path: Path, row: dict[str, Any]) -> None:
-    """Add a row to a CSV file; no kill of this process loses it. The first brings the header."""
-    with open(path, "a", newline="") as file:
-        writer = csv.DictWriter(file, row, lineterminator="\n")
-        if file.tell() == 0:
-            writer.writeheader()
-        writer.writerow(row)
-
-
-def rewind_csv(path: Path, episode: int) -> list[dict[str, str]]:
-    """Drop, and return the rest of, what a killed run wrote after its checkpoint at episode."""
-    rows = []
-    for row in read_csv(path):
-        if None in row.values() or int(row["episode"]) > episode:  # None: cut off in mid-row
-            break
-        rows.append(row)
-    write_csv(path, rows)
-    return rows
-
-
-def plot_learning_curve(run_dir: Path, title: str) -> None:
-    """Draw the returns in episodes.csv, and their moving average, to learning_curve.png."""
-    rows = read_csv(run_dir / "episodes.csv")
-    if not rows:
-        return
+def plot_learning_curve(rows: Rows, path: Path) -> None:
+    """Draw the return of each training episode, and the mean of the last 20."""
     from matplotlib.figure import Figure  # a second to import: only now
 
-    timesteps = np.array([int(row["timestep"]) for row in rows])
-    returns = np.array([float(row["return"]) for row in rows])
-    window = min(RECENT, len(rows))
+    timesteps, returns = ([row[name] for row in rows] for name in ("timestep", "return"))
+    means = [fmean(returns[max(0, i - 20) : i]) for i in range(1, len(returns) + 1)]
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
     axes.plot(timesteps, returns, color="tab:blue", alpha=0.3, label="episode")
-    average = np.convolve(returns, np.ones(window) / window, "valid")
-    axes.plot(timesteps[window - 1 :], average, color="tab:blue", label=f"mean of {window}")
-    axes.set(title=title, xlabel="environment steps", ylabel="return (exploration included)")
-    axes.grid(alpha=0.3)
+    axes.plot(timesteps, means, color="tab:blue", label="mean of 20")
+    axes.set(xlabel="environment steps", ylabel="return (exploration included)")
     axes.legend()
-    figure.savefig(run_dir / "learning_curve.png", dpi=120)
-
-
-def plot_traces(traces: list[list[Any]], env: gym.Env, path: Path) -> None:
-    """Draw a one-dimensional observation against time, a line an episode, over the band of it that
-    the environment names COMFORTABLE, if it does."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.subplots()
-    for trace in traces:
-        axes.plot(np.ravel(trace), color="tab:blue", alpha=0.5, linewidth=1)
-    if hasattr(env.unwrapped, "COMFORTABLE"):
-        axes.axhspan(*env.unwrapped.COMFORTABLE, color="tab:green", alpha=0.2, label="comfortable")
-        axes.legend()
-    axes.set(title=f"{len(traces)} greedy episodes", xlabel="step", ylabel="observation")
-    axes.grid(alpha=0.3)
     figure.savefig(path, dpi=120)
 
 
-class Tracker:
-    """Weights & Biases with --track, nothing without; its failure never stops a run."""
-
-    def __init__(self, args: Args, run_dir: Path) -> None:
-        self.run: Any = None
-        if args.track:
-            with self.going_on():
-                import wandb
-
-                name = "-".join(run_dir.resolve().parts[-2:])  # of the run; its id, to resume it
-                self.run = wandb.init(
-                    project=args.wandb_project_name,
-                    entity=args.wandb_entity,
-                    name=name,
-                    id=re.sub(r"[^\w.-]", "-", name),
-                    resume="allow",
-                    dir=run_dir.absolute(),
-                    config=json.loads(json.dumps(asdict(args), default=str)),
-                )
-
-    @contextlib.contextmanager
-    def going_on(self) -> Iterator[None]:
-        """Turn an error of W&B into a line on the terminal, and log no more."""
-        try:
-            yield
-        except Exception as error:
-            self.run = None
-            print(f"--track: {error!r}; going on without Weights & Biases", file=sys.stderr)
-
-    def log(self, values: dict[str, Any], timestep: int) -> None:
-        """Log values at a timestep."""
-        if self.run is not None:
-            with self.going_on():
-                self.run.log(values, step=timestep)
-
-    def finish(self, run_dir: Path, rows: list[dict[str, float]]) -> None:
-        """Log the evaluation and the videos, and close."""
-        if self.run is not None:
-            with self.going_on():
-                import wandb
-
-                for path in sorted(run_dir.glob("videos/*.mp4")):
-                    self.run.log({path.stem: wandb.Video(str(path), format="mp4")})
-                if rows:
-                    self.run.summary["evaluation"] = np.mean([row["return"] for row in rows])
-                self.run.finish()
-
-
-class StopRequest:
-    """While entered, Ctrl-C or SIGTERM sets `made`; a second one stops the script at once."""
-
-    def __enter__(self) -> Self:
-        self.made = False
-        signals = (signal.SIGINT, signal.SIGTERM)
-        self.previous = {number: signal.signal(number, self._handle) for number in signals}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self.previous.items():
-            signal.signal(number, handler)
-
-    def _handle(self, *_: object) -> None:
-        if self.made:
-            raise KeyboardInterrupt
-        self.made = True
-        print("\nstopping when this episode ends; once more stops now", file=sys.stderr)
-
-
-def run_training(env: gym.Env, agent: Agent, args: Args, run_dir: Path, tracker: Tracker) -> bool:
-    """Train, log each episode, write checkpoints; return False if the run was told to stop."""
-    rows = rewind_csv(run_dir / "episodes.csv", agent.episode)
-    started = time.perf_counter() - (float(rows[-1]["seconds"]) if rows else 0.0)
-    recent = deque((float(row["return"]) for row in rows), maxlen=RECENT)
-    saved_at = agent.timestep
-    bar = tqdm(total=args.total_timesteps, initial=agent.timestep, unit="step", disable=None)
-    with StopRequest() as stop, bar:
-        for episode in train(env, agent, args):
-            row = {
-                "episode": agent.episode,
-                "timestep": agent.timestep,
-                "return": episode.return_,
-                "length": episode.length,
-                "seconds": round(time.perf_counter() - started, 3),
-                **episode.learned,
-            }
-            append_csv(run_dir / "episodes.csv", row)
-            tracker.log(row, agent.timestep)
-            recent.append(episode.return_)
-            bar.set_postfix_str(f"return {np.mean(recent):.1f}", refresh=False)
+def learn(env: gym.Env, agent: Agent, args: Args, rows: Rows, run_dir: Path) -> None:
+    """Train; log each episode, write checkpoints between them, draw the learning curve."""
+    started = time.perf_counter() - (rows[-1]["seconds"] if rows else 0.0)
+    saved = time.perf_counter()
+    with tqdm(total=args.total_timesteps, initial=agent.timestep, disable=None) as bar:
+        for learned in train(env, agent, args):
+            now = time.perf_counter()
+            row = {"episode": agent.episode, "timestep": agent.timestep, "seconds": now - started}
+            row |= {k: v.item() if hasattr(v, "item") else v for k, v in learned.items()}
+            if not np.isfinite([*row.values()]).all():
+                raise FloatingPointError(f"{row}; --resume {run_dir} has the last good checkpoint")
+            rows.append(row)
+            if args.track:
+                sys.modules["wandb"].log(row, step=agent.timestep)
+            bar.set_postfix_str(f"return {fmean(r['return'] for r in rows[-20:]):.1f}", False)
             bar.update(agent.timestep - bar.n)
-            if stop.made or agent.timestep - saved_at >= args.checkpoint_every:
-                save_checkpoint(agent, args, run_dir)
-                saved_at = agent.timestep
-                if stop.made:
-                    break
-        else:
-            save_checkpoint(agent, args, run_dir)
-            bar.update(agent.timestep - bar.n)
-    plot_learning_curve(run_dir, f"{SCRIPT} on {args.env_id}, seed {args.seed}")
-    return not stop.made
+            if now - saved >= args.checkpoint_every:
+                save(agent, args, rows, run_dir)
+                saved = time.perf_counter()
+    save(agent, args, rows, run_dir)
+    if rows:
+        plot_learning_curve(rows, run_dir / "learning_curve.png")
 
 
-def play(agent: Agent, args: Args, run_dir: Path, drawable: bool) -> list[dict[str, float]]:
-    """Play greedy episodes: to videos/ with --capture-video, or on the screen if there is one."""
-    load_checkpoint(agent, args, run_dir)
-    if args.capture_video:
-        return record_videos(agent, args.env_id, run_dir / "videos", "play", args.eval_episodes)
-    screen = sys.platform in ("darwin", "win32") or {"DISPLAY", "WAYLAND_DISPLAY"} & {*os.environ}
-    mode = "human" if screen and drawable else None
-    with contextlib.closing(make_env(args.env_id, mode)) as env:
-        return evaluate(agent, env, args.eval_episodes)
+def parse_args(argv: Sequence[str] | None = None) -> Args:
+    """Read the command line; with --resume or --play, on top of the arguments of that run."""
+    args = tyro.cli(Args, args=argv, description=__doc__)
+    if folder := args.resume or args.play:
+        with usage(f"{folder}: not a run of {SCRIPT}.py", Exception):  # torch raises many kinds
+            checkpoint = torch.load(folder / "checkpoint.pt", "cpu", weights_only=True)
+            saved = TypeAdapter(Args).validate_json(checkpoint["args"])
+        args = tyro.cli(Args, args=argv, description=__doc__, default=saved)
+    return args
 
 
-def report(rows: list[dict[str, float]]) -> None:
-    """Print the last line of a run."""
-    returns = [row["return"] for row in rows]
-    mean, deviation = np.mean(returns), np.std(returns)
-    print(f"evaluation: mean return {mean:.1f} ± {deviation:.1f} over {len(rows)} episodes")
-
-
-def new_run_dir(args: Args) -> Path:
-    """Make the folder of a new run; UsageError if it is taken."""
-    run_dir = args.run_dir
-    try:
-        if run_dir is not None:
-            run_dir.mkdir(parents=True, exist_ok=True)
-            free = not any(run_dir.iterdir())
-            require(free, "--run-dir", run_dir, "a new or empty folder (or use --resume)")
-        while run_dir is None:
-            now = time.strftime("%Y-%m-%d_%H-%M-%S")
-            name = re.sub(r"[^\w.-]", "-", f"{args.env_id}__{SCRIPT}__{args.seed}__{now}")
-            with contextlib.suppress(FileExistsError):  # another run began in this second
-                Path("runs", name).mkdir(parents=True)
-                run_dir = Path("runs", name)
-    except OSError as error:
-        raise UsageError(f"--run-dir {args.run_dir or 'runs/'}: {error.strerror}") from error
-    return run_dir
-
-
-def run(args: Args) -> int:
-    """Do what the command line asks; return the exit code."""
-    env = make_env(args.env_id)
-    drawable = "rgb_array" in env.metadata.get("render_modes", ())
-    require(drawable or not args.capture_video, "--capture-video", "of " + args.env_id, "left out")
-    agent = Agent(env, args)
-    if args.play is not None:
-        report(play(agent, args, args.play, drawable))
-        return 0
-    run_dir = args.resume or new_run_dir(args)
-    if (run_dir / "checkpoint.pt").exists():
-        load_checkpoint(agent, args, run_dir)
-    total, least = args.total_timesteps, f"at least {agent.timestep}, the steps so far"
-    require(total >= agent.timestep, "--total-timesteps", total, least)
-    write_args(args, run_dir)
-    tracker = Tracker(args, run_dir)
-    if args.capture_video and agent.timestep == 0:
-        try_video(agent, args.env_id, run_dir / "videos", "before-training")
-    if not run_training(env, agent, args, run_dir, tracker):
-        tracker.finish(run_dir, [])
-        print(f"stopped after {agent.timestep} steps; go on with --resume {run_dir}")
-        return 130
-    if args.capture_video:
-        try_video(agent, args.env_id, run_dir / "videos", "after-training")
-    with contextlib.closing(make_env(args.env_id)) as evaluation_env:
-        traces = [] if evaluation_env.observation_space.shape == (1,) else None
-        rows = evaluate(agent, evaluation_env, args.eval_episodes, traces)
-        if traces:
-            plot_traces(traces, evaluation_env, run_dir / "evaluation.png")
-    write_csv(run_dir / "evaluation.csv", rows)
-    tracker.finish(run_dir, rows)
-    print(f"saved in {run_dir}")
-    report(rows)
-    return 0
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the script as from the command line; return its exit code."""
-    if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(1)  # small matrices: threads cost more than they bring
+def main(argv: Sequence[str] | None = None) -> tuple[Agent, Path]:
+    """Run the script as from the command line; return the agent and the folder of its run."""
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))  # one is fastest here
     torch.set_flush_denormal(True)  # dead units' moments fade into denormals, 10 times slower
+    args = parse_args(argv)
+    screen = sys.platform in ("darwin", "win32") or "DISPLAY" in os.environ
+    mode = "rgb_array" if args.capture_video else "human" if args.play and screen else None
+    with usage(f"--env-id {args.env_id}", gym.error.Error, ImportError, TypeError, ValueError):
+        env = make_env(args.env_id, mode)
+    agent = Agent(env, args)
+    name = f"{args.env_id}__{SCRIPT}__{args.seed}__{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
+    run_dir = args.resume or args.play or args.run_dir or Path("runs", re.sub(r"[/:]", "-", name))
+    if args.track and not args.play:
+        import wandb
+
+        name = "-".join(run_dir.absolute().parts[-2:])  # and its id: --resume goes on with it
+        names = {"project": args.wandb_project_name, "entity": args.wandb_entity, "name": name}
+        wandb.init(**names, id=name, resume="allow", config=asdict(args))
+    if not (args.resume or args.play):
+        with usage(f"--run-dir {run_dir}", OSError):
+            run_dir.mkdir(parents=True)
+        save(agent, args, [], run_dir)
+    with usage(run_dir / "checkpoint.pt", Exception):
+        rows = load(agent, run_dir)  # of a new run, too: what cannot be restored shows at once
+    videos = run_dir / "videos" if args.capture_video else None
     try:
-        return run(parse_args(argv))
-    except UsageError as error:
-        print(f"{SCRIPT}.py: error: {error}", file=sys.stderr)
-        return 2
-    except (FloatingPointError, ChildProcessError) as error:
-        print(f"{SCRIPT}.py: stopped: {error}; the last checkpoint is kept", file=sys.stderr)
-        return 1
+        if not args.play:
+            learn(env, agent, args, rows, run_dir)
+        rows = evaluate(agent, env, args.eval_episodes, videos)
     except KeyboardInterrupt:
-        print("stopped at once; --resume goes on from the last checkpoint", file=sys.stderr)
-        return 130
+        print(f"\nstopped: --resume {run_dir} goes on from the last checkpoint", file=sys.stderr)
+        raise SystemExit(130) from None
+    returns = [row["return"] for row in rows]
+    if not args.play:
+        write_csv(rows, run_dir / "evaluation.csv")
+    if args.track and not args.play:
+        wandb.log({"evaluation": fmean(returns)})
+        for path in run_dir.glob("videos/*.mp4"):
+            wandb.log({path.stem: wandb.Video(str(path))})
+        wandb.finish()
+    print(f"evaluation: mean return {fmean(returns):.1f} ± {pstdev(returns):.1f}", end="")
+    print(f" over {len(rows)} episodes; the run is in {run_dir}")
+    return agent, run_dir
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    agent, run_dir = main()
+    if agent.args.env_id == "Shower-v0" and not agent.args.play:
+        plot_temperatures(agent, run_dir)
