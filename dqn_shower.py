@@ -99,11 +99,13 @@ class Args:
     env_id: str = "Shower-v0"  # Gymnasium environment, also as module:Env-v0
     seed: Annotated[int, Field(ge=0)] = 1  # of everything random
     total_timesteps: Count = 5_000  # environment steps in all
-    run_dir: Path | None = None  # where the run goes (default: runs/ENV__SCRIPT__SEED__TIME)
+    run_dir: Path | None = (
+        None  # a new folder for the run; runs/ENV__SCRIPT__SEED__TIME if left out
+    )
     resume: Path | None = None  # continue the run in this folder
     play: Path | None = None  # play greedy episodes of the run in this folder
     eval_episodes: Count = 10  # greedy episodes at the end, or with --play
-    checkpoint_every: NotNegative = 20.0  # seconds from one checkpoint to the next
+    checkpoint_every: NotNegative = 20.0  # seconds between checkpoints: what a kill may lose
     capture_video: bool = False  # record a greedy episode before and after; with --play, all
     track: bool = False  # log to Weights & Biases
     wandb_project_name: str = "minimal-rl"  # W&B project
@@ -203,7 +205,7 @@ def make_q_network(S: int, A: int, hidden_sizes: tuple[int, ...]) -> nn.Sequenti
 
 
 class Agent:
-    """DQN: the network and its target, the optimiser, the replay memory.
+    """The network, its target and optimiser, and the replay memory.
 
     Attributes: episode, timestep (episodes finished and environment steps taken so far).
     """
@@ -442,7 +444,7 @@ def plot_temperatures(agent: Agent, run_dir: Path) -> None:
 
 
 # ------------------------------------------------------------------------------------------------
-# The harness, the same bytes in every script: it runs `train`, keeps and shows what comes of it.
+# The harness, the same in every script: it runs `train`, and keeps and shows what comes of it.
 # ------------------------------------------------------------------------------------------------
 
 SCRIPT = Path(__file__).stem
@@ -501,7 +503,7 @@ def state_of(agent: Agent) -> dict[str, Any]:
 
 
 def save(agent: Agent, args: Args, rows: Rows, run_dir: Path) -> None:
-    """Write checkpoint.pt, in one step, so that a kill leaves a whole one; args.json; episodes.csv."""
+    """Write checkpoint.pt, in one step, so that a kill leaves it whole, args.json, episodes.csv."""
     of_the_call = {"run_dir", "resume", "play", "device"}
     text = TypeAdapter(Args).dump_json(args, indent=2, exclude=of_the_call).decode()
     with open(run_dir / "checkpoint.tmp", "wb") as file:

@@ -32,7 +32,7 @@ SHOWER = "dqn_shower:Shower-v0"  # found by any script
 DDPG, DQN, A3C, RANDOM = "ddpg_continuous", "dqn_shower", "a3c_cartpole", "random_baseline"
 TEN, FIVE, THREE = range(11, 21), range(11, 16), range(11, 14)  # 1 to 10 are for tuning
 CHEETAH = {"TD3's DDPG": 8577, "CleanRL, v4": 10374}
-CHEETAH_NOISE = "--noise gaussian --noise-sigma 0.1 --noise-final 1"
+CHEETAH_NOISE = "--noise-theta 1 --noise-sigma 0.1 --noise-final 1"
 DQN_ACROBOT = "--compile --temperature 0.1 --hidden-sizes 64 64"
 PAPER = (
     "--no-normalize-observations --action-layer 2 --tau 0.001 --critic-weight-decay 0.01 "

@@ -118,10 +118,9 @@ def only_one(folder: Path) -> Iterator[int]:
 def is_current(experiment: Experiment, runs: Path, seed: int) -> bool:
     """Whether a run was begun with the arguments that it would have now, defaults included."""
     script = importlib.import_module(experiment.script)
-    now = asdict(script.parse_args(experiment.arguments(seed)))
-    then = json.loads((experiment.run_dir(runs, seed) / "args.json").read_text())["args"]
-    folders = dict.fromkeys(("run_dir", "resume", "play"))
-    return json.loads(json.dumps(now, default=str)) | folders == then | folders
+    now = json.loads(json.dumps(asdict(script.parse_args(experiment.arguments(seed)))))
+    then = json.loads((experiment.run_dir(runs, seed) / "args.json").read_text())
+    return all(now[name] == value for name, value in then.items())
 
 
 def run_seed(experiment: Experiment, runs: Path, seed: int) -> None:
@@ -245,7 +244,7 @@ def seed_row(experiment: Experiment, runs: Path, seed: int) -> Row:
         "experiment": experiment.name,
         "flags": experiment.flags,
         "seed": seed,
-        "timesteps": used["args"]["total_timesteps"],
+        "timesteps": used["total_timesteps"],
         "evaluation_mean": round(np.mean(evaluation), 3),
         "evaluation_min": round(min(evaluation), 3),
         "training_mean_61_to_100": round(np.mean(returns[60:100]), 3) if returns[99:] else "",
