@@ -331,10 +331,9 @@ def make_env(env_id: str, render_mode: str | None = None) -> gym.Env:
     """Make an environment; ValueError if its spaces do not fit."""
     env = gym.make(env_id, **({"render_mode": render_mode} if render_mode else {}))
     s, a = env.observation_space, env.action_space
-    if not (isinstance(s, gym.spaces.Box) and len(s.shape) == 1):
-        raise ValueError(f"observations must be a Box of shape (S,), not {s}")
-    if not (isinstance(a, gym.spaces.Discrete) and a.start == 0):
-        raise ValueError(f"actions must be Discrete, 0 the first, not {a}")
+    flat = isinstance(s, gym.spaces.Box) and len(s.shape) == 1
+    if not (flat and isinstance(a, gym.spaces.Discrete) and a.start == 0):
+        raise ValueError(f"needs a Box (S,) and Discrete(A), has observations {s}, actions {a}")
     return env
 
 

@@ -244,10 +244,8 @@ class Agent:
     def update(self, batch: dict[str, Tensor], reset_target: bool) -> dict[str, Tensor]:
         """Learn from a minibatch of the replay memory; return what to log."""
         args = self.args
-        s, s_next = (
-            self.normalizer(batch["observation"]),
-            self.normalizer(batch["next_observation"]),
-        )
+        s = self.normalizer(batch["observation"])
+        s_next = self.normalizer(batch["next_observation"])
         a, r, terminated = batch["action"].long(), batch["reward"], batch["terminated"]
 
         with torch.no_grad():
@@ -334,10 +332,8 @@ class ReplayBuffer(nn.Module):
 
     def get_extra_state(self) -> dict[str, Any]:
         """Return the transitions, as bytes, and how many there have been, for `state_dict`."""
-        return {
-            "data": torch.from_numpy(self.data[: len(self)].view(np.uint8)),
-            "count": self.count,
-        }
+        data = self.data[: len(self)].view(np.uint8)
+        return {"data": torch.from_numpy(data), "count": self.count}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Take over what `get_extra_state` returned."""
@@ -404,9 +400,8 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
         print("slower, as with --no-compile: no C++ compiler, or no Python.h", file=sys.stderr)
         return function
     torch._dynamo.config.trace_autograd_ops = True  # torch.autograd.grad within the graph
-    return torch.compile(
-        function, fullgraph=True, options={"cpp_wrapper": True, "size_asserts": False}
-    )
+    options = {"cpp_wrapper": True, "size_asserts": False}  # less overhead a call
+    return torch.compile(function, fullgraph=True, options=options)
 
 
 def interpolate(start: float, end: float, progress: float) -> float:
@@ -418,10 +413,9 @@ def make_env(env_id: str, render_mode: str | None = None) -> gym.Env:
     """Make an environment; ValueError if its spaces do not fit."""
     env = gym.make(env_id, **({"render_mode": render_mode} if render_mode else {}))
     s, a = env.observation_space, env.action_space
-    if not (isinstance(s, gym.spaces.Box) and len(s.shape) == 1):
-        raise ValueError(f"observations must be a Box of shape (S,), not {s}")
-    if not (isinstance(a, gym.spaces.Discrete) and a.start == 0):
-        raise ValueError(f"actions must be Discrete, 0 the first, not {a}")
+    flat = isinstance(s, gym.spaces.Box) and len(s.shape) == 1
+    if not (flat and isinstance(a, gym.spaces.Discrete) and a.start == 0):
+        raise ValueError(f"needs a Box (S,) and Discrete(A), has observations {s}, actions {a}")
     return env
 
 
