@@ -78,6 +78,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from itertools import count, pairwise
+from multiprocessing.connection import wait
 from pathlib import Path
 from statistics import fmean, pstdev
 from typing import Annotated, Any
@@ -283,7 +284,7 @@ def sample_softmax(logits: np.ndarray, rng: np.random.Generator) -> int:
 
 def end_with_parent() -> None:
     """Wait until the process that started this one has ended, in whatever way; end this one."""
-    multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
+    wait([multiprocessing.parent_process().sentinel])
     os._exit(1)
 
 
@@ -325,6 +326,7 @@ def train(env: gym.Env, agent: Agent, args: Args) -> Iterator[dict[str, float]]:
     finally:
         for process in workers.processes:
             process.kill()
+            process.join()
 
 
 def make_env(env_id: str, render_mode: str | None = None) -> gym.Env:

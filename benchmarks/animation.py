@@ -2,7 +2,7 @@
 
 python random_baseline.py --env-id CartPole-v1 --capture-video --run-dir runs/random
 python a3c_cartpole.py --capture-video --run-dir runs/a3c
-python benchmarks/animation.py runs/random/videos/after*.mp4 runs/a3c/videos/after*.mp4 a3c.gif
+python benchmarks/animation.py runs/{random,a3c}/videos/rl-video-episode-0.mp4 a3c.gif
 """
 
 from dataclasses import dataclass

@@ -18,10 +18,11 @@ from collections import defaultdict
 from functools import partial
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from torch import Tensor, multiprocessing
+from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -34,30 +35,29 @@ STEPS = 300_000  # environment steps of a run in which updates are counted
 SEEDS = (11, 12, 13)
 
 
-class Counted:
-    """An optimizer that also counts its steps: exactly, and as θ itself would."""
+class CountingAgent(a3c.Agent):
+    """An agent that also counts its updates: exactly, and as θ itself would."""
 
-    def __init__(self, optimizer: a3c.SharedRMSProp) -> None:
-        self.optimizer = optimizer
-        self.attempted = multiprocessing.get_context("spawn").Value("q", 0)
-        self.applied = torch.zeros_like(optimizer.theta).share_memory_()
+    def __init__(self, env: gym.Env, args: a3c.Args) -> None:
+        super().__init__(env, args)
+        self.attempted = torch.zeros((), dtype=torch.int64).share_memory_()
+        self.applied = torch.zeros_like(self.theta).share_memory_()
 
-    def step(self, gradient: Tensor, learning_rate: float) -> None:
-        """Do a step, and count it twice."""
-        self.optimizer.step(gradient, learning_rate)
+    def update(self, gradient: Tensor) -> None:
+        """Do an update, and count it twice."""
+        super().update(gradient)
         self.applied.add_(1.0)
-        with self.attempted.get_lock():
-            self.attempted.get_obj().value += 1
+        with self._lock:
+            self.attempted += 1
 
 
 def count_updates(workers: int, seed: int) -> tuple[int, float]:
     """Train; return the updates attempted, and those applied in the mean over all numbers of θ."""
     args = a3c.Args("CartPole-v1", seed=seed, num_workers=workers, total_timesteps=STEPS)
-    agent = a3c.Agent(a3c.make_env(args.env_id), args)
-    agent.optimizer = counted = Counted(agent.optimizer)
+    agent = CountingAgent(a3c.make_env(args.env_id), args)
     for _ in a3c.train(None, agent, args):
         pass
-    return counted.attempted.value, counted.applied.double().mean().item()
+    return agent.attempted.item(), agent.applied.double().mean().item()
 
 
 def read_returns(experiment: Experiment, seconds: np.ndarray) -> np.ndarray:

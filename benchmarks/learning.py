@@ -34,10 +34,6 @@ TEN, FIVE, THREE = range(11, 21), range(11, 16), range(11, 14)  # 1 to 10 are fo
 CHEETAH = {"TD3's DDPG": 8577, "CleanRL, v4": 10374}
 CHEETAH_NOISE = "--noise-theta 1 --noise-sigma 0.1 --noise-final 1"
 DQN_ACROBOT = "--compile --temperature 0.1 --hidden-sizes 64 64"
-PAPER = (
-    "--no-normalize-observations --action-layer 2 --tau 0.001 --critic-weight-decay 0.01 "
-    "--noise-sigma 0.2 --noise-final 1 --learning-rate-decay-start 1 --learning-starts 1"
-)
 A3C_2 = "--num-workers 2"
 A3C_ACROBOT = "--num-workers 2 --entropy-coef 0.5"
 LANDER = {"RL Zoo, A2C, v2, 200k": 155.8}
@@ -69,24 +65,16 @@ TUTORIALS = [
             "Pendulum-v1",
             {"training, 61 to 100": -142.2},
             "--hidden-sizes 256 256 --actor-learning-rate 1e-3 --critic-learning-rate 2e-3 "
-            "--buffer-size 50000 --noise-sigma 0.1 --noise-dt 0.01 --noise-final 1 "
-            "--learning-rate-decay-start 1 --learning-starts 64",
-        ),
-        (
-            "PyTorch notebook",
-            "Pendulum-v1",
-            {},
-            "--action-layer 2 --tau 0.001 --batch-size 128 --noise-sigma 0.2 --noise-decay-end 1 "
-            "--noise-final 0.1 --learning-rate-decay-start 1 --learning-starts 128",
+            "--buffer-size 50000 --noise-theta 0.0015 --noise-sigma 0.01 --noise-final 1 "
+            "--learning-rate-final 1 --learning-starts 64",
         ),
         (
             "MountainCar blog",
             "MountainCarContinuous-v0",
             {},
             "--hidden-sizes 40 20 --noise-theta 0.05 --noise-sigma 0.25 --noise-final 1 "
-            "--learning-rate-decay-start 1 --learning-starts 64",
+            "--learning-rate-final 1 --learning-starts 64",
         ),
-        ("the paper", "Pendulum-v1", {}, PAPER),
     )
 ]
 ENV_IDS = dict.fromkeys(experiment.env_id for experiment in LEARNERS)

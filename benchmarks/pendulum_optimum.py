@@ -19,6 +19,7 @@ import tyro
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.runner import write_csv
+from ddpg_continuous import seed_episode
 
 
 @dataclass(frozen=True)
@@ -70,9 +71,7 @@ def main() -> None:
     groups = {"evaluation": range(10_000, 10_050)}
     if args.seeds is not None:  # as `train` in ddpg_continuous.py seeds its episodes
         groups |= {
-            str(seed): [
-                int(np.random.default_rng([seed, i]).integers(2**31)) for i in range(60, 100)
-            ]
+            str(seed): [int(seed_episode(seed, i).integers(2**31)) for i in range(60, 100)]
             for seed in range(args.seeds[0], args.seeds[1] + 1)
         }
     value = optimal_values(args).ravel()

@@ -83,11 +83,12 @@ def read_csv(path: Path) -> list[dict[str, str]]:
 
 
 def write_csv(path: Path, rows: list[Row]) -> None:
-    """Write rows, all with the same keys, as a CSV file."""
+    """Write rows as a CSV file, with every column that any of them has."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")  # an interrupt leaves the old file whole
     with open(temporary, "w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+        columns = dict.fromkeys(name for row in rows for name in row)
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
     os.replace(temporary, path)
@@ -120,7 +121,7 @@ def is_current(experiment: Experiment, runs: Path, seed: int) -> bool:
     script = importlib.import_module(experiment.script)
     now = json.loads(json.dumps(asdict(script.parse_args(experiment.arguments(seed)))))
     then = json.loads((experiment.run_dir(runs, seed) / "args.json").read_text())
-    return all(now[name] == value for name, value in then.items())
+    return then.items() <= now.items()  # it lacks --run-dir, --resume, --play and --device
 
 
 def run_seed(experiment: Experiment, runs: Path, seed: int) -> None:
@@ -132,7 +133,7 @@ def run_seed(experiment: Experiment, runs: Path, seed: int) -> None:
             raise RuntimeError(f"{run_dir}: begun with other arguments than today's; delete it")
         if (run_dir / "evaluation.csv").exists():
             return
-        if not begun:  # killed before it wrote any: --run-dir takes an empty folder only
+        if not begun:  # killed before it wrote any: --run-dir takes a new folder only
             shutil.rmtree(run_dir, ignore_errors=True)
         command = [sys.executable, str(ROOT / f"{experiment.script}.py")]
         command += ["--resume" if begun else "--run-dir", str(run_dir)]
@@ -142,10 +143,9 @@ def run_seed(experiment: Experiment, runs: Path, seed: int) -> None:
             command, capture_output=True, text=True, pass_fds=[lock], env=environment
         )
         if done.returncode != 0:
-            last_line = (done.stderr.strip().splitlines() or ["no message"])[-1]
             killed = done.returncode < 0 or done.returncode == 130  # it may go well another time
             error = ChildProcessError if killed else RuntimeError
-            raise error(f"{run_dir}: exit code {done.returncode}: {last_line}")
+            raise error(f"{run_dir}: exit code {done.returncode}\n{done.stderr[-2000:]}")
 
 
 def timestep_so_far(experiment: Experiment, runs: Path, seed: int) -> int:

@@ -103,9 +103,9 @@ def learned_q(run_dir: Path) -> np.ndarray:
     """Return the Q-values of a run's network, [101, 3]."""
     import dqn_shower as dqn
 
-    args = dqn.read_args(run_dir)
+    args = dqn.parse_args(["--play", str(run_dir)])
     agent = dqn.Agent(dqn.make_env(args.env_id), args)
-    dqn.load_checkpoint(agent, args, run_dir)
+    dqn.load(agent, run_dir)
     return np.array([agent.q_values(np.float32([t])) for t in range(DEGREES)])
 
 

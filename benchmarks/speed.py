@@ -56,7 +56,6 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 SCRIPTS = {"DDPG": ("ddpg_continuous", "Pendulum-v1"), "DQN": ("dqn_shower", "Shower-v0")}
-UPDATES = {"DDPG": "update", "DQN": "update_and_q_values"}  # what is called at each step
 EPISODES = 600  # steps, after which episodes of both environments (200 and 60 steps) end
 LEARNING_STARTS = 500  # steps before the first update
 WARM_UP = 600  # steps before the timed ones
@@ -208,7 +207,7 @@ def make_agent(case: Case, compile: bool, **options: Any) -> tuple[Any, gym.Env,
     name, env_id = SCRIPTS[case.algorithm]
     script = importlib.import_module(name)
     sizes = {"hidden_sizes": case.hidden_sizes, "batch_size": case.batch_size}
-    args = script.Args(env_id, device="cpu", compile=compile, **sizes, **options)
+    args = script.Args(env_id, compile=compile, **sizes, **options)
     env = script.make_env(env_id)
     return script.Agent(env, args), env, script
 
@@ -218,8 +217,7 @@ def run_ours(case: Case, steps: int, compile: bool) -> Run:
     total = WARM_UP + steps
     options = {"learning_starts": LEARNING_STARTS, "total_timesteps": total}
     agent, env, script = make_agent(case, compile, **options)
-    update = Counted(getattr(agent, UPDATES[case.algorithm]))
-    setattr(agent, UPDATES[case.algorithm], update)
+    agent.update = update = Counted(agent.update)
     marks = []
     for _ in script.train(env, agent, agent.args):
         if agent.timestep in (WARM_UP, total):
@@ -364,16 +362,15 @@ def measure_training(args: Args, found: Measurements) -> None:
 # 2. The update and its floor
 
 
-def fill(agent: Any, transitions: int = 1000) -> tuple[Tensor, ...]:
-    """Fill the replay buffer with random transitions; return what UPDATES take: a minibatch, and of
-    DQN also an observation to act on."""
-    rng = np.random.default_rng(0)
-    S, A, *_ = agent.buffer.widths
-    for _ in range(transitions):
-        s, s_next, reward = rng.normal(size=S), rng.normal(size=S), rng.normal()
-        agent.buffer.add(s, rng.integers(2, size=A), reward, s_next, False)
-    batch = agent.buffer.sample(agent.args.batch_size, rng)
-    return (batch, torch.zeros(S)) if hasattr(agent, "q_network") else (batch,)
+def fill(agent: Any, transitions: int = 1000) -> tuple[Any, ...]:
+    """Fill the replay buffer with random bits, which are actions of DQN, too; return what `update`
+    takes: a minibatch, and of DQN also that the target follows."""
+    rng, buffer = np.random.default_rng(0), agent.buffer
+    numbers = buffer.data[:transitions].view(np.float32)
+    numbers[:] = rng.integers(2, size=numbers.shape)
+    buffer.count = transitions
+    batch = buffer.sample(agent.args.batch_size, rng, "cpu")
+    return (batch, True) if hasattr(agent, "q_network") else (batch,)
 
 
 Product = tuple[Tensor, Tensor, Tensor]  # factor, factor, result
@@ -422,11 +419,11 @@ def adam_and_follow(p: Tensor, g: Tensor, m: Tensor, v: Tensor, target: Tensor) 
 def make_floor(S: int, A: int, case: Case) -> Callable[[], None]:
     """Return a function that does the work no implementation of an update can leave out.
 
-    That is the matrix products, 28 of DDPG and 14 of DQN, whose update also finds the values to act
-    on, by `torch.mm` into memory set aside, with the weights lying as `nn.Linear` has them, and one
-    pass over parameters, gradients, both moments and targets, which lie in five flat tensors: the
-    least traffic there can be, in one compiled loop. The products work on that same memory. Left
-    out are biases, activations, losses and the normaliser.
+    That is the matrix products, 28 of DDPG and 11 of DQN, by `torch.mm` into memory set aside, with
+    the weights lying as `nn.Linear` has them, and one pass over parameters, gradients, both moments
+    and targets, which lie in five flat tensors: the least traffic there can be, in one compiled
+    loop. The products work on that same memory. Left out are biases, activations, losses and the
+    normaliser.
 
     It is a floor for calls from Python in one thread, not for the machine: a call of `torch.mm`, or
     of a compiled function, has a cost of its own, and small networks cost little else.
@@ -462,8 +459,7 @@ def make_floor(S: int, A: int, case: Case) -> Callable[[], None]:
     else:
         q = forward(weights[0], case.batch_size)
         products = [*forward(targets[0], case.batch_size), *q, *backward(q, gradients[0])]
-        products += forward(weights[0], 1)  # Q of the observation to act on
-        assert len(products) == 14
+        assert len(products) == 11
     one_pass = torch.compile(adam_and_follow, fullgraph=True)
 
     @torch.no_grad()
@@ -480,7 +476,7 @@ def time_updates(case: Case, rounds: int) -> dict[str, list[float]]:
     functions = {}
     for name, compile in (("compiled", True), ("eager", False)):
         agent, env, _ = make_agent(case, compile)
-        functions[name] = partial(getattr(agent, UPDATES[case.algorithm]), *fill(agent))
+        functions[name] = partial(agent.update, *fill(agent))
     A = env.action_space.shape[0] if case.algorithm == "DDPG" else env.action_space.n
     functions["floor"] = make_floor(env.observation_space.shape[0], int(A), case)
     seconds: dict[str, list[float]] = {name: [] for name in functions}
@@ -518,7 +514,7 @@ def first_update(case: Case, cache: str) -> tuple[float, float, float]:
 
     start = time.perf_counter()
     agent, _, _ = make_agent(case, compile=True)
-    getattr(agent, UPDATES[case.algorithm])(*fill(agent, transitions=1))
+    agent.update(*fill(agent, transitions=1))
     seconds = time.perf_counter() - start
     return seconds, peak_memory(resource.RUSAGE_SELF), peak_memory(resource.RUSAGE_CHILDREN)
 
@@ -545,15 +541,15 @@ def use_buffer(transitions: int) -> tuple[float, float]:
     from ddpg_continuous import ReplayBuffer
 
     rng, calls = np.random.default_rng(0), 20_000
-    buffer = ReplayBuffer(transitions, 3, 1)
+    buffer = ReplayBuffer(transitions, gym.make("Pendulum-v1"))
     observation, action = np.ones(3, np.float32), np.ones(1, np.float32)
-    buffer.rows[:] = rng.random(buffer.rows.shape, np.float32)
+    buffer.data.view(np.float32)[:] = 1.0
     buffer.count = transitions
     start = time.perf_counter()
     for _ in range(calls):
         buffer.add(observation, action, 1.0, observation, False)
-        buffer.sample(64, rng)
-    return (time.perf_counter() - start) / calls, buffer.rows.nbytes / 1e6
+        buffer.sample(64, rng, "cpu")
+    return (time.perf_counter() - start) / calls, buffer.data.nbytes / 1e6
 
 
 def run_long(name: str) -> tuple[float, float]:

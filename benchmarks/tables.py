@@ -88,7 +88,7 @@ def summaries(name: str) -> dict[str, dict[str, str]]:
 def lines(script: str) -> str:
     """Return how many lines of a script are its own, above the harness, and how many it has."""
     text = (ROOT / f"{script}.py").read_text()
-    own = text.split("# The harness:")[0].count("\n")
+    own = text.split("# The harness")[0].count("\n")
     return f"{own} of {text.count(chr(10)):,}"
 
 
@@ -184,7 +184,7 @@ def tutorials_table() -> str:
         if experiment.name in found:
             row = found[experiment.name]
             means = row["seeds"], number(row["mean"]), number(np.mean(training[experiment.name]))
-            setting = f"{experiment.label}, {experiment.env_id}", f"`{experiment.flags}`"
+            setting = f"{experiment.label}, {experiment.env_id}", f"`{row['flags']}`"
             rows.append((*setting, *means, published(experiment)))
     return table(
         "setting | flags | seeds | greedy return | training, episodes 61–100 | published", rows
@@ -192,14 +192,15 @@ def tutorials_table() -> str:
 
 
 def ablations_table() -> str:
-    """The table of the ablations: a variant a row."""
+    """The table of the ablations: a variant a row, those that only an older version had too."""
     found, rows = summaries("ablations"), []
     for title, variants in GROUPS.items():
-        for variant in variants:
-            if variant.name in found:
-                row = found[variant.name]
-                flags = f"`{variant.flags}`" if variant.flags else ""
-                rows.append((title, variant.label, flags, interval(row), number(row["lowest"])))
+        group = variants[0].name.split()[:3]  # script, environment, steps
+        for name in dict.fromkeys([*(variant.name for variant in variants), *found]):
+            if name in found and name.split()[:3] == group:
+                row, label = found[name], " ".join(name.split()[3:]) or "defaults"
+                flags = f"`{row['flags']}`" if row["flags"] else ""
+                rows.append((title, label, flags, interval(row), number(row["lowest"])))
     return table("on | variant | flags | greedy return: IQM [95 % interval] | lowest seed", rows)
 
 

@@ -12,9 +12,16 @@ class Counter(gym.Env):
     """Counts its steps; terminates after `length` of them, or never. Rewards are `reward`."""
 
     def __init__(
-        self, length=None, reward=1.0, low=(-1.0,), high=(1.0,), observation=None, action=None
+        self,
+        length=None,
+        reward=1.0,
+        low=(-1.0,),
+        high=(1.0,),
+        observation=None,
+        action=None,
+        nan_at=None,
     ):
-        self.length, self.reward = length, reward
+        self.length, self.reward, self.nan_at = length, reward, nan_at
         self.observation_space = observation or Box(-np.inf, np.inf, (2,), np.float64)
         bounds = np.array(low, np.float32), np.array(high, np.float32)
         self.action_space = action or Box(*bounds, dtype=np.float32)
@@ -22,7 +29,8 @@ class Counter(gym.Env):
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
         self.steps, self.actions = 0, []
-        return np.array([0.0, self.np_random.uniform()]), {}
+        self.observation = np.array([0.0, self.np_random.uniform()])
+        return self.observation, {}
 
     def step(self, action):
         assert self.action_space.contains(action), action
@@ -30,7 +38,9 @@ class Counter(gym.Env):
         self.actions.append(action)
         reward = self.reward(self.steps) if callable(self.reward) else self.reward
         terminated = self.steps == self.length
-        return np.array([self.steps, self.np_random.uniform()]), reward, terminated, False, {}
+        first = np.nan if self.steps == self.nan_at else self.steps
+        self.observation[:] = first, self.np_random.uniform()  # the same array at each step
+        return self.observation, reward, terminated, False, {}
 
 
 _rewards = itertools.count()
@@ -55,9 +65,8 @@ def _register(name, max_episode_steps, **kwargs):
 _register("Terminates", 100, length=7)
 _register("Truncates", 7)
 _register("NeverEnds", None)
-_register(
-    "Asymmetric", 20, low=[[-3.0, 0.0, 2.0], [-1.0, 5.0, -9.0]], high=[[1, 10, 2.5], [0, 6, 9]]
-)
+_register("Asymmetric", 20, low=[-3.0, 0.0, 2.0, -0.3], high=[1.0, 10.0, 2.5, 0.9])
+_register("MatrixActions", 10, low=[[-1.0], [-1.0]], high=[[1.0], [1.0]])
 for error in (RuntimeError("the environment broke"), SystemExit(0), ConnectionResetError("lost")):
     _register(
         f"{type(error).__name__}AfterAWhile",
@@ -66,11 +75,14 @@ for error in (RuntimeError("the environment broke"), SystemExit(0), ConnectionRe
         action=Discrete(2),
     )
 _register("NanReward", 30, reward=lambda step: np.nan if step == 20 else 1.0)
+_register("NanObservation", 30, nan_at=20)
+_register("NanObservationDiscrete", 30, nan_at=20, action=Discrete(2))
 _register("DiscreteActions", 10, action=Discrete(3))
 _register("UnboundedActions", 10, low=[-np.inf], high=[1.0])
 _register("DictObservations", 10, observation=Dict(x=Box(0, 1)))
 _register("ImageObservations", 10, observation=Box(0, 255, (8, 8, 3), np.uint8))
 _register("FirstActionFive", 100, length=7, action=Discrete(3, start=5))
+_register("TerminatesDiscrete", 100, length=7, action=Discrete(3))
 _register("NeverEndsDiscrete", None, action=Discrete(3))
 _register("TruncatesDiscrete", 7, action=Discrete(3))
 _register(
