@@ -61,6 +61,7 @@ Examples
 import contextlib
 import copy
 import csv
+import json
 import os
 import re
 import shutil
@@ -399,7 +400,7 @@ def usage(given: Any, *errors: type[Exception]) -> Iterator[None]:
 
 
 def seed_episode(*seed: int) -> np.random.Generator:
-    """Return the generator of an episode's randomness, by which torch's own is seeded too."""
+    """Return the generator of an episode's randomness; torch's own is seeded by it."""
     rng = np.random.default_rng(seed)
     torch.manual_seed(int(rng.integers(2**32)))
     return rng
@@ -443,12 +444,15 @@ def save(agent: Agent, args: Args, rows: Rows, run_dir: Path) -> None:
     """Write checkpoint.pt, in one step, so that a kill leaves it whole, args.json, episodes.csv."""
     of_the_call = {"run_dir", "resume", "play", "device"}
     text = TypeAdapter(Args).dump_json(args, indent=2, exclude=of_the_call).decode()
-    with open(run_dir / "checkpoint.tmp", "wb") as file:
-        torch.save({"args": text, "agent": state_of(agent), "rows": rows}, file)
+    temporary = run_dir / "checkpoint.tmp"
+    with open(temporary, "wb") as file:
+        torch.save({"args": text, "agent": state_of(agent), "rows": json.dumps(rows)}, file)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(run_dir / "checkpoint.tmp", run_dir / "checkpoint.pt")
-    (run_dir / "args.json").write_text(text)  # to be read by people
+    torch.load(temporary, weights_only=True, mmap=True)  # what cannot be loaded is an error now
+    os.replace(temporary, run_dir / "checkpoint.pt")
+    (run_dir / "args.tmp").write_text(text)
+    os.replace(run_dir / "args.tmp", run_dir / "args.json")
     write_csv(rows, run_dir / "episodes.csv")
 
 
@@ -465,7 +469,7 @@ def load(agent: Agent, run_dir: Path) -> Rows:
             attribute.data.copy_(value)
         else:
             setattr(agent, name, value)
-    return checkpoint["rows"]
+    return json.loads(checkpoint["rows"])
 
 
 def write_csv(rows: Rows, path: Path) -> None:
@@ -538,18 +542,21 @@ def main(argv: Sequence[str] | None = None) -> tuple[Agent, Path]:
     agent = Agent(env, args)
     name = f"{args.env_id}__{SCRIPT}__{args.seed}__{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
     run_dir = args.resume or args.play or args.run_dir or Path("runs", re.sub(r"[/:]", "-", name))
-    if args.track and not args.play:
+    track = args.track and not args.play
+    if track:
         import wandb
 
         name = "-".join(run_dir.absolute().parts[-2:])  # and its id: --resume goes on with it
         names = {"project": args.wandb_project_name, "entity": args.wandb_entity, "name": name}
         wandb.init(**names, id=name, resume="allow", config=asdict(args))
-    if not (args.resume or args.play):
+    if args.resume or args.play:
+        with usage(run_dir / "checkpoint.pt", Exception):
+            rows = load(agent, run_dir)
+    else:
         with usage(f"--run-dir {run_dir}", OSError):
             run_dir.mkdir(parents=True)
-        save(agent, args, [], run_dir)
-    with usage(run_dir / "checkpoint.pt", Exception):
-        rows = load(agent, run_dir)  # of a new run, too: what cannot be restored shows at once
+        rows = []
+        save(agent, args, rows, run_dir)
     videos = run_dir / "videos" if args.capture_video else None
     try:
         if not args.play:
@@ -561,7 +568,7 @@ def main(argv: Sequence[str] | None = None) -> tuple[Agent, Path]:
     returns = [row["return"] for row in rows]
     if not args.play:
         write_csv(rows, run_dir / "evaluation.csv")
-    if args.track and not args.play:
+    if track:
         wandb.log({"evaluation": fmean(returns)})
         for path in run_dir.glob("videos/*.mp4"):
             wandb.log({path.stem: wandb.Video(str(path))})

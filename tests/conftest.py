@@ -1,7 +1,7 @@
 """How the tests start the scripts."""
 
 import importlib
-import importlib.util
+import json
 import os
 import signal
 import subprocess
@@ -79,10 +79,11 @@ def same_state(a, b):
     if isinstance(a, (list, tuple)):
         return len(a) == len(b) and all(map(same_state, a, b))
     if isinstance(a, torch.Tensor):
-        return a.dtype == b.dtype and a.numpy().tobytes() == b.numpy().tobytes()
+        return a.dtype == b.dtype and a.detach().numpy().tobytes() == b.detach().numpy().tobytes()
     return a == b
 
 
 def load(run_dir):
     """Return what the checkpoint of a run holds."""
-    return torch.load(Path(run_dir) / "checkpoint.pt", weights_only=True)
+    checkpoint = torch.load(Path(run_dir) / "checkpoint.pt", weights_only=True)
+    return checkpoint | {"rows": json.loads(checkpoint["rows"])}

@@ -1,0 +1,184 @@
+"""Forks: what the habits of PyTorch's users bring in works exactly, or stops with an error that
+names the cause. Each is made from the text of ddpg_continuous.py; TD3 is in test_benchmarks.py.
+"""
+
+import copy
+import importlib.util
+import pickle
+import re
+import signal
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from tests.conftest import ROOT, SMALL, load, same_state, start, without_seconds
+from tests.test_harness import wait_for
+
+FLAGS = [flag for flag in SMALL["ddpg_continuous"] if flag != "--no-compile"]
+OURS = "self.critic_optimizer = Adam(self.critic.parameters(), args.critic_learning_rate)"
+TORCHS = (
+    "self.critic_optimizer = torch.optim.Adam(self.critic.parameters(), args.critic_learning_rate)"
+)
+BACKWARD = """self.critic_optimizer.zero_grad()
+        critic_loss.backward()
+        self.critic_optimizer.step()"""
+INIT = "        self.buffer = ReplayBuffer(args.buffer_size, env)\n"
+ALPHA = "        self.log_alpha = nn.Parameter(torch.zeros(()))\n"
+ALPHA_ADAM = "        self.alpha_optimizer = Adam([self.log_alpha], 0.1)\n"
+LOSS = "-self.critic(s, self.actor(s)).mean()"
+LOG = '"q": q.mean()}'
+STEP = "        self.actor_optimizer.minimize(actor_loss)\n"
+ALPHA_STEP = "        self.alpha_optimizer.minimize((self.log_alpha + 1).square())\n"
+ADD = "            agent.timestep += 1\n"
+FORKS = {  # what takes the place of what
+    "optim": {
+        OURS: TORCHS,
+        "self.critic_optimizer.minimize(critic_loss)": BACKWARD,
+        "agent.critic_optimizer.learning_rate.fill_(share * args.critic_learning_rate)": "pass",
+    },
+    "parameter": {
+        INIT: INIT + ALPHA + ALPHA_ADAM,
+        LOSS: LOSS + " * self.log_alpha.detach().exp()",
+        STEP: STEP + ALPHA_STEP,
+        LOG: '"q": q.mean(), "alpha": self.log_alpha.exp()}',
+    },
+    "item": {
+        INIT: INIT + ALPHA + ALPHA_ADAM,
+        LOSS: "-self.critic(s, self.actor(s)).mean() * self.log_alpha.exp().item()",
+        STEP: STEP + ALPHA_STEP,
+    },
+    "rsample": {
+        "agent.act(observation) + scale * noise": "agent.act(observation) "
+        "+ scale * torch.distributions.Normal(0.0, 1.0).rsample((1,)).numpy()",
+    },
+    "attributes": {  # a tensor, a number of NumPy's, a list, and a value to log that comes late
+        INIT: INIT
+        + "        self.temperature, self.best, self.recent = torch.ones(()), -1e9, []\n",
+        ADD: ADD + "            agent.temperature.mul_(0.999)\n"
+        "            agent.best = np.maximum(agent.best, reward)\n"
+        "            agent.recent = [*agent.recent[-3:], float(reward)]\n",
+        "**means}": '**means, "best": agent.best, **({"late": 1.0} if agent.episode > 3 else {})}',
+    },
+    "deque": {INIT: INIT + "        self.recent = __import__('collections').deque(maxlen=9)\n"},
+    "turns": {
+        INIT: INIT + "        self.recent = []\n",
+        "agent.episode += 1": "agent.episode += 1\n            if agent.episode > 3:"
+        "\n                agent.recent.append(np.float64(1))",
+    },
+    "modules in a list": {INIT: INIT + "        self.ensemble = [Critic(1, 1, (2,))]\n"},
+}
+
+
+@pytest.fixture
+def fork(request, tmp_path):
+    """Write a fork, import it; return the module."""
+    source = (ROOT / "ddpg_continuous.py").read_text()
+    for old, new in FORKS[request.param].items():
+        assert source.count(old) == 1, old
+        source = source.replace(old, new)
+    path = tmp_path / f"fork_{re.sub(' ', '_', request.param)}.py"
+    path.write_text(source)
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module  # where pydantic looks up types
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules[path.stem]
+
+
+def batches(number=4, size=6):
+    names = {"observation": 3, "action": 1, "reward": (), "next_observation": 3, "terminated": ()}
+    for seed in range(number):
+        rng = np.random.default_rng(seed)
+        yield {
+            k: torch.from_numpy(rng.random((size, n) if n else size, np.float32))
+            for k, n in names.items()
+        }
+
+
+def eager_and_compiled(fork):
+    """Return two agents in the same state."""
+    env = fork.make_env("Pendulum-v1")
+    agents = [fork.Agent(env, fork.Args(hidden_sizes=(8, 8), compile=c)) for c in (False, True)]
+    fork.torch.manual_seed(0)
+    for agent in agents:
+        agent.actor_optimizer.learning_rate.fill_(1e-2)
+    return agents
+
+
+@pytest.mark.parametrize("fork", ["parameter", "item"], indirect=True)
+def test_compiled_equals_eager_or_stops(fork):
+    eager, graph = eager_and_compiled(fork)
+    for batch in batches():
+        log = eager.update(copy.deepcopy(batch))
+        try:
+            torch.testing.assert_close(graph.update(batch), log, rtol=1e-4, atol=1e-5)
+        except torch._dynamo.exc.Unsupported as error:
+            assert fork.__name__ == "fork_item"
+            assert ".item()" in str(error) and f"{fork.__name__}.py" in str(error)
+            return
+    assert eager.log_alpha.item() < -0.3  # it was trained
+    for name in ("actor", "critic"):
+        states = [getattr(agent, name).state_dict() for agent in (eager, graph)]
+        torch.testing.assert_close(*states, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("fork", ["optim"], indirect=True)
+def test_torchs_optimizer_learns_or_stops(fork):
+    eager, graph = eager_and_compiled(fork)
+    before = copy.deepcopy(eager.critic.state_dict())
+    for batch in batches():
+        eager.update(batch)
+    assert not same_state(before, eager.critic.state_dict())
+    with pytest.raises(torch._dynamo.exc.Unsupported) as caught:
+        graph.update(next(batches()))
+    assert re.search(
+        rf"{fork.__name__}.py\", line \d+, in update\n.*(zero_grad|backward)", str(caught.value)
+    )
+
+
+@pytest.mark.parametrize(
+    "fork", ["optim", "parameter", "item", "rsample", "attributes"], indirect=True
+)
+def test_killed_and_resumed_is_as_never_stopped(fork, tmp_path):
+    path = tmp_path / f"{fork.__name__}.py"
+    flags = [*FLAGS, "--no-compile", "--total-timesteps", 1600, "--checkpoint-every", 0]
+    with start(path, *flags, "--run-dir", "whole") as process:
+        _, err = process.communicate()
+    assert process.returncode == 0, err
+    process, run = start(path, *flags, "--run-dir", "killed"), tmp_path / "killed"
+    wait_for(process, run, lambda: (run / "episodes.csv").read_text().count("\n") > 5)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    with start(path, "--resume", "killed") as process:
+        _, err = process.communicate()
+    assert process.returncode == 0, err
+    assert same_state(load("killed"), load("whole"))
+    assert without_seconds(run / "episodes.csv") == without_seconds(tmp_path / "whole/episodes.csv")
+    state = load("whole")["agent"]
+    if fork.__name__ == "fork_attributes":
+        assert state["best"] > -20 and len(state["recent"]) == 4
+        assert float(state["temperature"]) == pytest.approx(0.999**1600, rel=1e-3)
+        header, first, *_, last = without_seconds(run / "episodes.csv")
+        assert len(header) == len(first) == len(last)
+        assert (first[header.index("late")], last[header.index("late")]) == ("", "1.0")
+    if fork.__name__ in ("fork_parameter", "fork_item"):
+        assert float(state["log_alpha"]) < -0.5
+    if fork.__name__ == "fork_optim":
+        assert state["critic_optimizer"]["state"][0]["step"] > 1000
+
+
+@pytest.mark.parametrize("fork", ["deque", "modules in a list"], indirect=True)
+def test_what_cannot_be_restored_stops_at_once(fork):
+    with pytest.raises(pickle.UnpicklingError, match="collections.deque|Critic"):
+        fork.main([*FLAGS, "--no-compile", "--run-dir", "run"])
+
+
+@pytest.mark.parametrize("fork", ["turns"], indirect=True)
+def test_what_can_no_longer_be_restored_keeps_the_last_checkpoint(fork):
+    flags = [*FLAGS, "--no-compile", "--checkpoint-every", "0", "--run-dir", "run"]
+    with pytest.raises(pickle.UnpicklingError, match="numpy"):
+        fork.main(flags)
+    assert [row["episode"] for row in load("run")["rows"]] == [1, 2, 3]
