@@ -231,10 +231,12 @@ class Agent:
         return more
 
     def keep_best(self, return_: float) -> None:
-        """Keep θ as it is now, if the mean of the last 100 returns was never higher."""
+        """Keep θ as it is now, if the mean of the last 100 returns was never higher, or if there
+        have not been as many."""
         self.returns = [*self.returns[-99:], return_]
-        if len(self.returns) == 100 and fmean(self.returns) >= self.best_mean:
-            self.best_mean = fmean(self.returns)
+        mean = fmean(self.returns) if len(self.returns) == 100 else -np.inf
+        if mean >= self.best_mean:
+            self.best_mean = mean
             self.best_theta.copy_(self.theta)
 
 

@@ -272,7 +272,7 @@ def test_the_best_parameters_are_kept():
     agent.theta.fill_(1.0)
     for _ in range(99):
         agent.keep_best(10.0)
-    assert agent.best_theta[0] != 1.0  # not until there have been 100 episodes
+    assert agent.best_theta[0] == 1.0  # the last until there have been 100 episodes
     agent.keep_best(10.0)
     for theta, return_, best in ((2.0, 9.0, 1.0), (3.0, 500.0, 3.0), (4.0, 0.0, 3.0)):
         agent.theta.fill_(theta)
