@@ -35,7 +35,7 @@ Algorithm S3, for each actor-learner, all at the same time
         update θ with dθ and θv with dθv, asynchronously: no lock, others write meanwhile
     until T > T_max
 
-RMSProp (section 4), whose g all actor-learners share; θ and θv are one vector, so Δθ = dθv − dθ
+RMSProp (section 4), whose g all actor-learners share; Δθ is value_coef dθv − dθ, of one vector
     g ← α g + (1−α) Δθ²,  θ ← θ − η Δθ / √(g + ε)
 
 Symbol → name in the code
@@ -48,15 +48,15 @@ Symbol → name in the code
 Deviations from the paper, and the flags that undo them
     Small fully connected networks, no frames; a worker for each core.            --num-workers 16
     Rollouts are longer.                                                                --t-max 5
-    The loss of V weighs less, so that in the layers which they share it does not drown that of π:
-        with returns of 100 its gradient is far the longer.                          --value-coef 1
-    ε is 1, so that no step is longer than η Δθ. With a small one g fades while a solved task leaves
-        hardly a gradient, and the first bad episode throws the policy off. The paper gives none;
-        usual is                                                             --rmsprop-epsilon 0.1
+    The loss of V weighs less: with returns of 100 its gradient would swamp the policy's in the
+        layers that they share.                                                      --value-coef 1
+    ε is 1, so that no step exceeds η Δθ. With a small ε, g fades once the task is solved, and the
+        first bad episode ruins the policy. The paper gives no value; 0.1 is common.
+                                                                             --rmsprop-epsilon 0.1
     The end of a time limit is not terminal: there R = V(s_t;θ′v).
 
-With several workers, which comes first changes from run to run, so the same seed gives other
-numbers each time. One worker gives the same each time, and resumes exactly.
+With several workers the order of updates varies, so a seed does not fix the result. With one it
+does, and a resumed run is exact.
 
 Examples
     python a3c_cartpole.py
@@ -68,13 +68,16 @@ Examples
 
 import contextlib
 import csv
+import inspect
 import json
 import os
 import queue
+import random
 import re
 import sys
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from datetime import datetime
@@ -105,16 +108,14 @@ class Args:
     """The command line: `env_id` is `--env-id`, and so on."""
 
     env_id: str = "CartPole-v1"  # Gymnasium environment, also as module:Env-v0
-    seed: Annotated[int, Field(ge=0)] = 1  # of everything random
+    seed: Annotated[int, Field(ge=0)] = 1  # of all random numbers
     total_timesteps: Count = 500_000  # environment steps in all, by all workers
-    run_dir: Path | None = (
-        None  # a new folder for the run; runs/ENV__SCRIPT__SEED__TIME if left out
-    )
+    run_dir: Path | None = None  # a new folder for the run; else runs/ENV__SCRIPT__SEED__TIME
     resume: Path | None = None  # continue the run in this folder
     play: Path | None = None  # play greedy episodes of the run in this folder
     eval_episodes: Count = 10  # greedy episodes at the end, or with --play
-    checkpoint_every: NotNegative = 20.0  # seconds between checkpoints: what a kill may lose
-    capture_video: bool = False  # record a greedy episode before and after; with --play, all
+    checkpoint_every: NotNegative = 20.0  # seconds between checkpoints (between episodes)
+    capture_video: bool = False  # film the greedy episodes
     track: bool = False  # log to Weights & Biases
     wandb_project_name: str = "minimal-rl"  # W&B project
     wandb_entity: str | None = None  # W&B user or team
@@ -128,7 +129,7 @@ class Args:
     entropy_coef: NotNegative = 0.01  # weight β of the entropy
     value_coef: NotNegative = 0.05  # weight of the loss of V
     hidden_sizes: tuple[Count, ...] = (64, 64)  # units in the hidden layers
-    best: bool = False  # evaluate, or play, the best θ by the mean of 100 returns, not the last
+    best: bool = False  # evaluate or play the θ with the best mean of 100 returns, not the last
 
 
 # Shapes: B the steps of a rollout, S observation size, A number of actions, P all parameters.
@@ -161,9 +162,11 @@ def actor_critic(layers: Layers, observation: Any) -> tuple[Any, Any]:
 
 
 class Agent:
-    """What the workers share: the parameters, RMSProp's g and the counter T; and the best θ.
+    """The parameters, RMSProp's g and the counter T, which the workers share, and the best θ.
 
-    Attributes: episode, timestep (episodes finished and environment steps taken so far, by all).
+    Workers, each running an actor-learner, share tensors only: any other attribute that a worker
+    changes, it changes in a copy of its own, which is not saved.
+    `episode` and `timestep` count finished episodes and environment steps, of all workers.
     """
 
     def __init__(self, env: gym.Env, args: Args) -> None:
@@ -175,7 +178,7 @@ class Agent:
         self.theta = torch.cat(layers).share_memory_()
         self.g = torch.zeros_like(self.theta).share_memory_()
         self.T = torch.zeros((), dtype=torch.int64).share_memory_()
-        self.episodes = [0] * args.num_workers  # finished by each; from here on not shared
+        self.episodes = [0] * args.num_workers  # finished by each; from here on the parent's alone
         self.returns: list[float] = []  # of the last 100 episodes
         self.best_mean, self.best_theta = -np.inf, self.theta.clone()
 
@@ -196,8 +199,7 @@ class Agent:
     def gradient(
         self, layers: Layers, observations: Tensor, actions: Tensor, returns: Tensor
     ) -> tuple[Tensor, dict[str, float]]:
-        """Return Δθ = dθv − dθ, [P], of a rollout: observations [B, S], the others [B]; and for the
-        log the sums over its steps."""
+        """Return Δθ, [P], of a rollout: observations [B, S], the others [B]; and what to log."""
         logits, values = actor_critic(layers, observations)
         log_pi = F.log_softmax(logits, dim=1)
         advantages = returns - values  # R − V(s_i;θ′v)
@@ -208,7 +210,8 @@ class Agent:
         args = self.args
         loss = policy_loss + args.value_coef * value_loss - args.entropy_coef * entropy
         gradients = torch.autograd.grad(loss, [part for layer in layers for part in layer])
-        log = {"value_loss": value_loss, "entropy": entropy, "value": values.sum()}
+        steps = len(actions)
+        log = {"value_loss": value_loss / steps, "entropy": entropy / steps, "value": values.mean()}
         gradient = torch.cat([part.flatten() for part in gradients])
         return gradient, {name: value.item() for name, value in log.items()}
 
@@ -223,9 +226,9 @@ class Agent:
         root = (self.g + args.rmsprop_epsilon).sqrt_()
         self.theta.addcdiv_(gradient, root, value=-rate)  # θ ← θ − η Δθ / √(g + ε)
 
-    def count_step(self) -> bool:
+    def count_step(self, lock: Any) -> bool:
         """T ← T + 1, exactly, whoever else counts; False, and no step, if T_max is reached."""
-        with self._lock:
+        with lock:
             more = self.timestep < self.args.total_timesteps
             self.T += more
         return more
@@ -240,7 +243,7 @@ class Agent:
             self.best_theta.copy_(self.theta)
 
 
-def actor_learner(env: gym.Env, agent: Agent, worker: int) -> Iterator[dict[str, float]]:
+def actor_learner(env: gym.Env, agent: Agent, worker: int, lock: Any) -> Iterator[dict[str, float]]:
     """Algorithm S3, until T = T_max; yield a row of the log after each episode."""
     args = agent.args
     theta = agent.theta.clone()  # θ′ and θ′v
@@ -249,13 +252,13 @@ def actor_learner(env: gym.Env, agent: Agent, worker: int) -> Iterator[dict[str,
     for part in [part for layer in layers for part in layer]:
         part.requires_grad_()
     for number in count(agent.episodes[worker]):
-        rng = seed_episode(args.seed, worker, number)  # all of the episode's randomness
+        rng = seed_episode(env, args.seed, worker, number)  # all of the episode's randomness
         observation, _ = env.reset(seed=int(rng.integers(2**31)))  # get the state s
-        return_, length, ended, sums = 0.0, 0, False, dict[str, float]()
+        return_, length, ended, logs = 0.0, 0, False, defaultdict(list)
         while not ended:  # repeat
             theta.copy_(agent.theta)  # synchronise θ′ = θ and θ′v = θv
             observations, actions, rewards = [], [], []
-            while not ended and len(rewards) < args.t_max and agent.count_step():  # T ← T + 1
+            while not ended and len(rewards) < args.t_max and agent.count_step(lock):  # T ← T + 1
                 observations.append(np.array(observation, np.float32))
                 logits, _ = actor_critic(arrays, observations[-1])
                 actions.append(sample_softmax(logits, rng))  # a ~ π(a|s;θ′)
@@ -272,32 +275,32 @@ def actor_learner(env: gym.Env, agent: Agent, worker: int) -> Iterator[dict[str,
             rollout = np.stack(observations), np.array(actions), returns
             gradient, log = agent.gradient(layers, *map(torch.from_numpy, rollout))  # dθ and dθv
             agent.update(gradient)  # θ with dθ, θv with dθv
-            sums = {name: sums.get(name, 0.0) + log[name] for name in log}
+            for name, value in log.items():
+                logs[name].append(value)
             return_ += sum(rewards)
             length += len(rewards)
-        means = {name: value / length for name, value in sums.items()}
+        means = {name: fmean(values) for name, values in logs.items()}
         yield {"return": return_, "length": length, **means}
 
 
 def sample_softmax(logits: np.ndarray, rng: np.random.Generator) -> int:
     """Draw an index from softmax(logits), [A]."""
-    shares = np.exp(logits - logits.max()).cumsum()  # the largest term is 1: none overflows
-    return int(shares.searchsorted(rng.random() * shares[-1]))
+    cumulative = np.exp(logits - logits.max()).cumsum()  # the largest term is 1: none overflows
+    return int(cumulative.searchsorted(rng.random() * cumulative[-1]))
 
 
 def end_with_parent() -> None:
-    """Wait until the process that started this one has ended, in whatever way; end this one."""
+    """End this process when its parent ends, however that happens."""
     wait([multiprocessing.parent_process().sentinel])
     os._exit(1)
 
 
 def work(worker: int, agent: Agent, lock: Any, rows: Any, go_on: Any) -> None:
-    """Be a worker's process: hand each episode to `train`, and go on when it says so."""
+    """Run a worker: send each episode to `train`, and wait until it says to go on."""
     threading.Thread(target=end_with_parent, daemon=True).start()
     torch.set_num_threads(1)  # more would fight for the cores
     torch.set_flush_denormal(True)
-    agent._lock = lock
-    for row in actor_learner(make_env(agent.args.env_id), agent, worker):
+    for row in actor_learner(make_env(agent.args.env_id), agent, worker, lock):
         rows.put((worker, row))
         go_on[worker].acquire()
 
@@ -343,7 +346,7 @@ def make_env(env_id: str, render_mode: str | None = None) -> gym.Env:
 
 
 # ------------------------------------------------------------------------------------------------
-# The harness, the same in every script: it runs `train`, and keeps and shows what comes of it.
+# The harness, the same in every script: it runs `train`, and saves and shows the results.
 # ------------------------------------------------------------------------------------------------
 
 SCRIPT = Path(__file__).stem
@@ -360,10 +363,12 @@ def usage(given: Any, *errors: type[Exception]) -> Iterator[None]:
         raise SystemExit(2) from None
 
 
-def seed_episode(*seed: int) -> np.random.Generator:
-    """Return the generator of an episode's randomness; torch's own is seeded by it."""
+def seed_episode(env: gym.Env, *seed: int) -> np.random.Generator:
+    """Return a generator for an episode, and seed all the others that it may draw from."""
     rng = np.random.default_rng(seed)
-    torch.manual_seed(int(rng.integers(2**32)))
+    number = int(rng.integers(2**32))
+    for seed_other in (torch.manual_seed, np.random.seed, random.seed, env.action_space.seed):
+        seed_other(number)
     return rng
 
 
@@ -376,8 +381,7 @@ def evaluate(agent: Agent, env: gym.Env, episodes: int, videos: Path | None = No
         env = gym.wrappers.RecordVideo(env, str(videos), episode_trigger=lambda _: True)
     rows = []
     for seed in range(10_000, 10_000 + episodes):
-        seed_episode(seed)
-        env.action_space.seed(seed)
+        seed_episode(env, seed)
         observation, _ = env.reset(seed=seed)
         rewards, ended = [], False
         while not ended:
@@ -391,20 +395,20 @@ def evaluate(agent: Agent, env: gym.Env, episodes: int, videos: Path | None = No
 
 
 def state_of(agent: Agent) -> dict[str, Any]:
-    """Return all attributes of the agent but functions and those with a leading underscore."""
+    """Return all attributes of the agent but functions and its arguments."""
     state = {}
     for name, value in vars(agent).items():
         if hasattr(value, "state_dict"):  # networks, buffer, optimisers
             state[name] = value.state_dict()
-        elif not (name.startswith("_") or callable(value) or isinstance(value, Args)):
+        elif not (inspect.isroutine(value) or isinstance(value, Args)):
             state[name] = value.item() if isinstance(value, np.generic) else value
     return state
 
 
 def save(agent: Agent, args: Args, rows: Rows, run_dir: Path) -> None:
-    """Write checkpoint.pt, in one step, so that a kill leaves it whole, args.json, episodes.csv."""
-    of_the_call = {"run_dir", "resume", "play", "device"}
-    text = TypeAdapter(Args).dump_json(args, indent=2, exclude=of_the_call).decode()
+    """Write checkpoint.pt, whole or not at all, whenever a kill comes; args.json; episodes.csv."""
+    not_saved = {"run_dir", "resume", "play", "device"}
+    text = TypeAdapter(Args).dump_json(args, indent=2, exclude=not_saved).decode()
     temporary = run_dir / "checkpoint.tmp"
     with open(temporary, "wb") as file:
         torch.save({"args": text, "agent": state_of(agent), "rows": json.dumps(rows)}, file)
@@ -418,7 +422,7 @@ def save(agent: Agent, args: Args, rows: Rows, run_dir: Path) -> None:
 
 
 def load(agent: Agent, run_dir: Path) -> Rows:
-    """Take up what `save` wrote; return the rows. No code in a foreign checkpoint is run."""
+    """Restore what `save` wrote; return the rows. No code in a foreign checkpoint is run."""
     checkpoint = torch.load(run_dir / "checkpoint.pt", map_location="cpu", weights_only=True)
     if checkpoint["agent"].keys() != state_of(agent).keys():
         raise ValueError(f"{SCRIPT}.py has other attributes than {[*checkpoint['agent']]}")
@@ -461,10 +465,10 @@ def learn(env: gym.Env, agent: Agent, args: Args, rows: Rows, run_dir: Path) -> 
     started = time.perf_counter() - (rows[-1]["seconds"] if rows else 0.0)
     saved = time.perf_counter()
     with tqdm(total=args.total_timesteps, initial=agent.timestep, disable=None) as bar:
-        for learned in train(env, agent, args):
+        for result in train(env, agent, args):
             now = time.perf_counter()
             row = {"episode": agent.episode, "timestep": agent.timestep, "seconds": now - started}
-            row |= {k: v.item() if hasattr(v, "item") else v for k, v in learned.items()}
+            row |= {k: v.item() if hasattr(v, "item") else v for k, v in result.items()}
             if not np.isfinite([*row.values()]).all():
                 raise FloatingPointError(f"{row}; --resume {run_dir} has the last good checkpoint")
             rows.append(row)

@@ -13,7 +13,8 @@
 # ]
 # ///
 """Deep Deterministic Policy Gradient: Lillicrap et al., "Continuous control with deep reinforcement
-learning", ICLR 2016, https://arxiv.org/abs/1509.02971, on any continuous-action environment.
+learning", ICLR 2016, https://arxiv.org/abs/1509.02971, on any environment with
+vector observations and bounded continuous actions.
 
 Algorithm 1
     initialise the critic Q(s,a|θQ) and the actor μ(s|θμ) at random
@@ -35,19 +36,20 @@ Symbol → name in the code
     R, 𝒩, N       → buffer, noise, args.batch_size
 
 Deviations from the paper's low-dimensional setting (section 7), and the flags that undo them
-    Observations are shifted and scaled by the mean and deviation of those in the replay buffer.
-        Without that four seeds of five fail on MountainCar, whose velocity lies in ±0.07.
-    No batch normalisation (section 3): with it four of the five fail. No weight decay on Q, and
-        the action enters Q at its first layer, not its second: with either two of the five fail.
+    Observations are standardised by the mean and standard deviation of the replay buffer at the
+        start of each episode, and clipped to ±10. Without it, four of five seeds fail on
+        MountainCar (velocity within ±0.07).
+    No batch normalisation (section 3): with it, four of five fail. No weight decay on Q, and the
+        action enters Q at the first layer, not the second: the paper's way, two of five fail.
     The targets follow five times faster, as the runs are far shorter.               --tau 0.001
-    The noise is larger at first, and over half of the run it shrinks to a tenth. The paper gives
-        no time step dt: here it is 1, with which x ← x − θ x + σ N(0, 1) forgets in 6 steps and
-        settles at a deviation of 1.9 σ; for another, θ is θ dt and σ is σ √dt.
+    The noise starts larger and shrinks to a tenth over the first half of the run. The paper gives
+        no time step; with dt = 1, x ← x − θ x + σ N(0, 1) has a correlation time of 6 steps and
+        a standard deviation of 1.9 σ. For another dt, pass θ dt and σ √dt.
                                                            --noise-sigma 0.2 --noise-final 1
     The learning rates fall to 0 over the second half of the run.      --learning-rate-final 1
     The first update comes after 1,000 steps.                              --learning-starts 1
-    In y, Q′ counts for nothing after a terminal state (but does after a time limit), and actions
-        are clipped to their bounds. The paper writes neither.
+    y omits Q′ after a terminal state, but not after a time limit; actions are clipped to their
+        bounds. The paper mentions neither.
 
 Examples
     python ddpg_continuous.py --env-id Pendulum-v1
@@ -61,8 +63,10 @@ Examples
 import contextlib
 import copy
 import csv
+import inspect
 import json
 import os
+import random
 import re
 import shutil
 import sys
@@ -98,34 +102,32 @@ class Args:
     """The command line: `env_id` is `--env-id`, and so on."""
 
     env_id: str = "Pendulum-v1"  # Gymnasium environment, also as module:Env-v0
-    seed: Annotated[int, Field(ge=0)] = 1  # of everything random
+    seed: Annotated[int, Field(ge=0)] = 1  # of all random numbers
     total_timesteps: Count = 20_000  # environment steps in all
-    run_dir: Path | None = (
-        None  # a new folder for the run; runs/ENV__SCRIPT__SEED__TIME if left out
-    )
+    run_dir: Path | None = None  # a new folder for the run; else runs/ENV__SCRIPT__SEED__TIME
     resume: Path | None = None  # continue the run in this folder
     play: Path | None = None  # play greedy episodes of the run in this folder
     eval_episodes: Count = 10  # greedy episodes at the end, or with --play
-    checkpoint_every: NotNegative = 20.0  # seconds between checkpoints: what a kill may lose
-    capture_video: bool = False  # record a greedy episode before and after; with --play, all
+    checkpoint_every: NotNegative = 20.0  # seconds between checkpoints (between episodes)
+    capture_video: bool = False  # film the greedy episodes
     track: bool = False  # log to Weights & Biases
     wandb_project_name: str = "minimal-rl"  # W&B project
     wandb_entity: str | None = None  # W&B user or team
 
     device: Literal["cpu", "cuda", "mps"] = "cpu"  # small networks are faster on the CPU
-    compile: bool = True  # the update into one graph: needs a C++ compiler, 20 seconds at first
+    compile: bool = True  # compile the update: needs a C++ compiler, takes 20 s at first
     actor_learning_rate: Positive = 1e-4  # Adam's for μ
     critic_learning_rate: Positive = 1e-3  # Adam's for Q
-    learning_rate_final: Fraction = 0.0  # share of the rates left after the second half of the run
+    learning_rate_final: Fraction = 0.0  # what they fall to over the second half, as a fraction
     gamma: Fraction = 0.99  # discount factor γ
-    tau: Fraction = 0.005  # share τ of the new weights in the targets at each step
+    tau: Fraction = 0.005  # rate τ at which the targets follow
     hidden_sizes: tuple[Count, ...] = (400, 300)  # units in the hidden layers of μ and of Q
     batch_size: Count = 64  # minibatch size N
     buffer_size: Count = 1_000_000  # replay buffer size
     learning_starts: Count = 1_000  # transitions in the buffer before the first update
-    noise_theta: Fraction = 0.15  # Ornstein-Uhlenbeck: pull to the mean θ; 1 is Gaussian noise
+    noise_theta: Fraction = 0.15  # Ornstein-Uhlenbeck: rate θ of the pull to 0; 1 is Gaussian noise
     noise_sigma: NotNegative = 0.5  # scale σ of the noise, where actions lie in [−1, 1]
-    noise_final: Fraction = 0.1  # share of the noise left after the first half of the run
+    noise_final: Fraction = 0.1  # what it shrinks to over the first half, as a fraction
 
     def __post_init__(self) -> None:
         if not torch.get_device_module(self.device).is_available():
@@ -173,7 +175,7 @@ class Critic(nn.Module):
 class Agent:
     """The networks, their targets and optimisers, and the replay buffer.
 
-    Attributes: episode, timestep (episodes finished and environment steps taken so far).
+    `episode` and `timestep` count finished episodes and environment steps.
     """
 
     def __init__(self, env: gym.Env, args: Args) -> None:
@@ -222,11 +224,11 @@ class Agent:
 def train(env: gym.Env, agent: Agent, args: Args) -> Iterator[dict[str, float]]:
     """Algorithm 1, for `args.total_timesteps`; yield a row of the log after each episode."""
     while agent.timestep < args.total_timesteps:  # for episode = 1, …, M
-        rng = seed_episode(args.seed, agent.episode)  # all of the episode's randomness
+        rng = seed_episode(env, args.seed, agent.episode)  # all of the episode's randomness
         noise = np.zeros(env.action_space.shape)  # initialise a random process 𝒩
         observation, _ = env.reset(seed=int(rng.integers(2**31)))  # receive s₁
         agent.normalizer.fit(agent.buffer)
-        rewards, ended, learned = [], False, defaultdict(list)
+        rewards, ended, log = [], False, defaultdict(list)
         while not ended and agent.timestep < args.total_timesteps:  # for t = 1, …, T
             observation = np.array(observation)  # the environment may reuse its array
             progress = agent.timestep / args.total_timesteps
@@ -238,17 +240,17 @@ def train(env: gym.Env, agent: Agent, args: Args) -> Iterator[dict[str, float]]:
             agent.timestep += 1
             agent.buffer.add(observation, action, reward, next_observation, terminated)  # in R
             if agent.buffer.count >= args.learning_starts:
-                share = interpolate(1.0, args.learning_rate_final, 2 * progress - 1)
-                agent.actor_optimizer.learning_rate.fill_(share * args.actor_learning_rate)
-                agent.critic_optimizer.learning_rate.fill_(share * args.critic_learning_rate)
+                decay = interpolate(1.0, args.learning_rate_final, 2 * progress - 1)
+                agent.actor_optimizer.anneal(decay)
+                agent.critic_optimizer.anneal(decay)
                 batch = agent.buffer.sample(args.batch_size, rng, args.device)  # N from R
                 for name, value in agent.update(batch).items():  # θQ, θμ, θQ′ and θμ′
-                    learned[name].append(float(value))
+                    log[name].append(float(value))
             rewards.append(float(reward))
             observation, ended = next_observation, terminated or truncated
         if ended:
             agent.episode += 1
-            means = {name: fmean(values) for name, values in learned.items()}
+            means = {name: fmean(values) for name, values in log.items()}
             yield {"return": sum(rewards), "length": len(rewards), **means}
 
 
@@ -258,22 +260,17 @@ class ReplayBuffer(nn.Module):
     def __init__(self, size: int, env: gym.Env) -> None:
         super().__init__()
         s, a = env.observation_space.shape, env.action_space.shape
-        shapes = {
-            "observation": s,
-            "action": a,
-            "reward": (),
-            "next_observation": s,
-            "terminated": (),
-        }
-        self.data = np.zeros(size, [(name, np.float32, shape) for name, shape in shapes.items()])
-        self.count = 0  # transitions added so far, those overwritten since included
+        names = "observation action reward next_observation terminated".split()
+        fields = [(name, np.float32, shape) for name, shape in zip(names, (s, a, (), s, ()))]
+        self.data = np.zeros(size, fields)
+        self.count = 0  # transitions added so far, including those overwritten
 
     def __len__(self) -> int:
         return min(self.count, len(self.data))
 
     def add(self, *transition: Any) -> None:
-        """Store observation, action, reward, next_observation, terminated (a time limit is not) in
-        place of the oldest; FloatingPointError if one is NaN or infinite."""
+        """Overwrite the oldest with observation, action, reward, next_observation, terminated (not
+        by a time limit); FloatingPointError if one is NaN or infinite."""
         index = self.count % len(self.data)
         self.data[index] = transition
         if not np.isfinite(self.data[index : index + 1].view(np.float32)).all():
@@ -291,7 +288,7 @@ class ReplayBuffer(nn.Module):
         return {"data": torch.from_numpy(data), "count": self.count}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Take over what `get_extra_state` returned."""
+        """Restore what `get_extra_state` returned."""
         self.count = state["count"]
         self.data[: len(self)] = state["data"].numpy().view(self.data.dtype)
 
@@ -305,7 +302,7 @@ class Normalizer(nn.Module):
         self.register_buffer("std", torch.ones(S))
 
     def fit(self, buffer: ReplayBuffer) -> None:
-        """Take over the statistics of a buffer that is not empty."""
+        """Set mean and standard deviation from the buffer, if it holds any."""
         if len(buffer) > 0:
             observations = buffer.data["observation"][: len(buffer)]
             self.mean.copy_(torch.from_numpy(observations.mean(0, np.float64)))
@@ -317,24 +314,28 @@ class Normalizer(nn.Module):
 
 
 class Adam(nn.Module):
-    """Adam (Kingma & Ba 2015) on tensors alone, so that it compiles with the update."""
+    """Adam (Kingma & Ba 2015), written with tensors only, so that it compiles with the update."""
 
     def __init__(self, parameters: Iterable[Tensor], learning_rate: float) -> None:
         super().__init__()
-        self.minimized_by = list(parameters)
-        self.learning_rate = torch.tensor(learning_rate)  # a number would be the graph's constant
-        zeros = nn.ParameterList(map(torch.zeros_like, self.minimized_by)).requires_grad_(False)
+        self.params, self.initial_learning_rate = list(parameters), learning_rate
+        self.register_buffer("learning_rate", torch.tensor(learning_rate))
+        zeros = nn.ParameterList(map(torch.zeros_like, self.params)).requires_grad_(False)
         self.means, self.squares = zeros, copy.deepcopy(zeros)
-        self.register_buffer("power1", torch.ones(()))  # β₁ᵗ
-        self.register_buffer("power2", torch.ones(()))  # β₂ᵗ
+        self.register_buffer("beta1_t", torch.ones(()))  # β₁ᵗ
+        self.register_buffer("beta2_t", torch.ones(()))  # β₂ᵗ
+
+    def anneal(self, decay: float) -> None:
+        """Set the learning rate to a fraction of the initial one."""
+        self.learning_rate.fill_(decay * self.initial_learning_rate)
 
     def minimize(self, loss: Tensor) -> None:
-        """Take a step against the gradient of the loss, and leave no gradient anywhere."""
-        gradients = torch.autograd.grad(loss, self.minimized_by)
+        """Take a step against the gradient of the loss. No .grad is set: clip `gradients` here."""
+        gradients = torch.autograd.grad(loss, self.params)
         with torch.no_grad():
-            correction1 = 1 - self.power1.mul_(0.9)
-            correction2 = 1 - self.power2.mul_(0.999)
-            for p, g, m, v in zip(self.minimized_by, gradients, self.means, self.squares):
+            correction1 = 1 - self.beta1_t.mul_(0.9)
+            correction2 = 1 - self.beta2_t.mul_(0.999)
+            for p, g, m, v in zip(self.params, gradients, self.means, self.squares):
                 m.lerp_(g, 1 - 0.9)
                 v.lerp_(g * g, 1 - 0.999)
                 p.sub_(self.learning_rate * (m / correction1) / ((v / correction2).sqrt() + 1e-8))
@@ -342,8 +343,9 @@ class Adam(nn.Module):
 
 @torch.no_grad()
 def soft_update(target: nn.Module, network: nn.Module, tau: float) -> None:
-    """θ′ ← τ θ + (1−τ) θ′"""
-    for old, new in zip(target.parameters(), network.parameters()):
+    """θ′ ← τ θ + (1−τ) θ′, for parameters and buffers."""
+    olds, news = ((*net.parameters(), *net.buffers()) for net in (target, network))
+    for old, new in zip(olds, news):
         old.lerp_(new, tau)
 
 
@@ -382,7 +384,7 @@ def make_env(env_id: str, render_mode: str | None = None) -> gym.Env:
 
 
 # ------------------------------------------------------------------------------------------------
-# The harness, the same in every script: it runs `train`, and keeps and shows what comes of it.
+# The harness, the same in every script: it runs `train`, and saves and shows the results.
 # ------------------------------------------------------------------------------------------------
 
 SCRIPT = Path(__file__).stem
@@ -399,10 +401,12 @@ def usage(given: Any, *errors: type[Exception]) -> Iterator[None]:
         raise SystemExit(2) from None
 
 
-def seed_episode(*seed: int) -> np.random.Generator:
-    """Return the generator of an episode's randomness; torch's own is seeded by it."""
+def seed_episode(env: gym.Env, *seed: int) -> np.random.Generator:
+    """Return a generator for an episode, and seed all the others that it may draw from."""
     rng = np.random.default_rng(seed)
-    torch.manual_seed(int(rng.integers(2**32)))
+    number = int(rng.integers(2**32))
+    for seed_other in (torch.manual_seed, np.random.seed, random.seed, env.action_space.seed):
+        seed_other(number)
     return rng
 
 
@@ -415,8 +419,7 @@ def evaluate(agent: Agent, env: gym.Env, episodes: int, videos: Path | None = No
         env = gym.wrappers.RecordVideo(env, str(videos), episode_trigger=lambda _: True)
     rows = []
     for seed in range(10_000, 10_000 + episodes):
-        seed_episode(seed)
-        env.action_space.seed(seed)
+        seed_episode(env, seed)
         observation, _ = env.reset(seed=seed)
         rewards, ended = [], False
         while not ended:
@@ -430,20 +433,20 @@ def evaluate(agent: Agent, env: gym.Env, episodes: int, videos: Path | None = No
 
 
 def state_of(agent: Agent) -> dict[str, Any]:
-    """Return all attributes of the agent but functions and those with a leading underscore."""
+    """Return all attributes of the agent but functions and its arguments."""
     state = {}
     for name, value in vars(agent).items():
         if hasattr(value, "state_dict"):  # networks, buffer, optimisers
             state[name] = value.state_dict()
-        elif not (name.startswith("_") or callable(value) or isinstance(value, Args)):
+        elif not (inspect.isroutine(value) or isinstance(value, Args)):
             state[name] = value.item() if isinstance(value, np.generic) else value
     return state
 
 
 def save(agent: Agent, args: Args, rows: Rows, run_dir: Path) -> None:
-    """Write checkpoint.pt, in one step, so that a kill leaves it whole, args.json, episodes.csv."""
-    of_the_call = {"run_dir", "resume", "play", "device"}
-    text = TypeAdapter(Args).dump_json(args, indent=2, exclude=of_the_call).decode()
+    """Write checkpoint.pt, whole or not at all, whenever a kill comes; args.json; episodes.csv."""
+    not_saved = {"run_dir", "resume", "play", "device"}
+    text = TypeAdapter(Args).dump_json(args, indent=2, exclude=not_saved).decode()
     temporary = run_dir / "checkpoint.tmp"
     with open(temporary, "wb") as file:
         torch.save({"args": text, "agent": state_of(agent), "rows": json.dumps(rows)}, file)
@@ -457,7 +460,7 @@ def save(agent: Agent, args: Args, rows: Rows, run_dir: Path) -> None:
 
 
 def load(agent: Agent, run_dir: Path) -> Rows:
-    """Take up what `save` wrote; return the rows. No code in a foreign checkpoint is run."""
+    """Restore what `save` wrote; return the rows. No code in a foreign checkpoint is run."""
     checkpoint = torch.load(run_dir / "checkpoint.pt", map_location="cpu", weights_only=True)
     if checkpoint["agent"].keys() != state_of(agent).keys():
         raise ValueError(f"{SCRIPT}.py has other attributes than {[*checkpoint['agent']]}")
@@ -500,10 +503,10 @@ def learn(env: gym.Env, agent: Agent, args: Args, rows: Rows, run_dir: Path) -> 
     started = time.perf_counter() - (rows[-1]["seconds"] if rows else 0.0)
     saved = time.perf_counter()
     with tqdm(total=args.total_timesteps, initial=agent.timestep, disable=None) as bar:
-        for learned in train(env, agent, args):
+        for result in train(env, agent, args):
             now = time.perf_counter()
             row = {"episode": agent.episode, "timestep": agent.timestep, "seconds": now - started}
-            row |= {k: v.item() if hasattr(v, "item") else v for k, v in learned.items()}
+            row |= {k: v.item() if hasattr(v, "item") else v for k, v in result.items()}
             if not np.isfinite([*row.values()]).all():
                 raise FloatingPointError(f"{row}; --resume {run_dir} has the last good checkpoint")
             rows.append(row)

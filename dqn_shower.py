@@ -35,11 +35,13 @@ Symbol → name in the code
     C           → args.target_network_frequency
 
 Deviations from the paper, and the flags that undo them
-    Observations are vectors, with no frames to stack, shifted and scaled by the mean and deviation
-        of those in the replay memory: a shower of 38 ± 3 degrees is all the same to raw inputs.
+    Observations are vectors, with no frames to stack, standardised by the mean and standard
+        deviation of the replay memory at the start of each episode, and clipped to ±10: to a
+        network fed raw degrees, 35 and 41 look much the same.
     Actions are drawn from the softmax of Q/temperature (Boltzmann).  --exploration epsilon-greedy
-    The error is not clipped: with --huber, as in the paper, only one seed of five learns CartPole,
-        for the rare terminal transitions, with errors of up to 100, weigh no more than others.
+    The error is not clipped. With --huber, as in the paper, one seed of five learns CartPole:
+        terminal transitions are rare, have errors of up to 100, and then weigh no more than others.
+    Rewards are not clipped. A time limit is not terminal.
     Q̂ follows softly, at every step θ⁻ ← τ θ + (1−τ) θ⁻.
                                                      --tau 1 --target-network-frequency 10000
     Adam, not RMSProp. Its rate falls to 0 over the second half of the run. --learning-rate-final 1
@@ -61,8 +63,10 @@ Examples
 import contextlib
 import copy
 import csv
+import inspect
 import json
 import os
+import random
 import re
 import shutil
 import sys
@@ -98,27 +102,25 @@ class Args:
     """The command line: `env_id` is `--env-id`, and so on."""
 
     env_id: str = "Shower-v0"  # Gymnasium environment, also as module:Env-v0
-    seed: Annotated[int, Field(ge=0)] = 1  # of everything random
+    seed: Annotated[int, Field(ge=0)] = 1  # of all random numbers
     total_timesteps: Count = 5_000  # environment steps in all
-    run_dir: Path | None = (
-        None  # a new folder for the run; runs/ENV__SCRIPT__SEED__TIME if left out
-    )
+    run_dir: Path | None = None  # a new folder for the run; else runs/ENV__SCRIPT__SEED__TIME
     resume: Path | None = None  # continue the run in this folder
     play: Path | None = None  # play greedy episodes of the run in this folder
     eval_episodes: Count = 10  # greedy episodes at the end, or with --play
-    checkpoint_every: NotNegative = 20.0  # seconds between checkpoints: what a kill may lose
-    capture_video: bool = False  # record a greedy episode before and after; with --play, all
+    checkpoint_every: NotNegative = 20.0  # seconds between checkpoints (between episodes)
+    capture_video: bool = False  # film the greedy episodes
     track: bool = False  # log to Weights & Biases
     wandb_project_name: str = "minimal-rl"  # W&B project
     wandb_entity: str | None = None  # W&B user or team
 
     device: Literal["cpu", "cuda", "mps"] = "cpu"  # small networks are faster on the CPU
-    compile: bool = False  # the update into one graph: needs a C++ compiler, 20 seconds at first
+    compile: bool = False  # compile the update: needs a C++ compiler, takes 20 s at first
     learning_rate: Positive = 1e-3  # Adam's
-    learning_rate_final: Fraction = 0.0  # share of the rate left after the second half of the run
+    learning_rate_final: Fraction = 0.0  # what it falls to over the second half, as a fraction
     gamma: Fraction = 0.99  # discount factor γ
     target_network_frequency: Count = 1  # C, steps from one update of the target to the next
-    tau: Fraction = 0.01  # share τ of the new weights in the target; 1 resets it
+    tau: Fraction = 0.01  # τ of the update of the target; 1 resets it
     double: bool = False  # double Q-learning
     huber: bool = False  # clip the error to ±1 (Huber's loss)
     hidden_sizes: tuple[Count, ...] = (24, 24)  # units in the hidden layers
@@ -128,7 +130,9 @@ class Args:
     exploration: Literal["boltzmann", "epsilon-greedy"] = "boltzmann"  # how actions are drawn
     temperature: Positive = 1.0  # Boltzmann: that of softmax(Q/temperature)
     epsilon_final: Fraction = 0.05  # ε-greedy: ε at last; at first it is 1
-    epsilon_fraction: Annotated[Fraction, Field(gt=0)] = 0.2  # share of the run over which ε falls
+    epsilon_fraction: Annotated[Fraction, Field(gt=0)] = (
+        0.2  # fraction of the run over which ε falls
+    )
 
     def __post_init__(self) -> None:
         if not torch.get_device_module(self.device).is_available():
@@ -208,7 +212,7 @@ def make_q_network(S: int, A: int, hidden_sizes: tuple[int, ...]) -> nn.Sequenti
 class Agent:
     """The network, its target and optimiser, and the replay memory.
 
-    Attributes: episode, timestep (episodes finished and environment steps taken so far).
+    `episode` and `timestep` count finished episodes and environment steps.
     """
 
     def __init__(self, env: gym.Env, args: Args) -> None:
@@ -238,11 +242,11 @@ class Agent:
         args, q = self.args, self.q_values(observation)
         if args.exploration == "boltzmann":
             return sample_softmax(q / args.temperature, rng)
-        fall = args.epsilon_fraction * args.total_timesteps
-        epsilon = interpolate(1.0, args.epsilon_final, self.timestep / fall)
+        steps = args.epsilon_fraction * args.total_timesteps
+        epsilon = interpolate(1.0, args.epsilon_final, self.timestep / steps)
         return int(rng.integers(len(q)) if rng.random() < epsilon else q.argmax())
 
-    def update(self, batch: dict[str, Tensor], reset_target: bool) -> dict[str, Tensor]:
+    def update(self, batch: dict[str, Tensor], update_target: bool) -> dict[str, Tensor]:
         """Learn from a minibatch of the replay memory; return what to log."""
         args = self.args
         s = self.normalizer(batch["observation"])
@@ -258,7 +262,7 @@ class Agent:
         loss = F.huber_loss(q, y) if args.huber else F.mse_loss(q, y)
         self.optimizer.minimize(loss)
 
-        if reset_target:
+        if update_target:
             soft_update(self.target_network, self.q_network, args.tau)
         return {"loss": loss.detach(), "q": q.detach().mean()}
 
@@ -266,10 +270,10 @@ class Agent:
 def train(env: gym.Env, agent: Agent, args: Args) -> Iterator[dict[str, float]]:
     """Algorithm 1, for `args.total_timesteps`; yield a row of the log after each episode."""
     while agent.timestep < args.total_timesteps:  # for episode = 1, …, M
-        rng = seed_episode(args.seed, agent.episode)  # all of the episode's randomness
+        rng = seed_episode(env, args.seed, agent.episode)  # all of the episode's randomness
         observation, _ = env.reset(seed=int(rng.integers(2**31)))  # receive s₁
         agent.normalizer.fit(agent.buffer)
-        rewards, ended, learned = [], False, defaultdict(list)
+        rewards, ended, log = [], False, defaultdict(list)
         while not ended and agent.timestep < args.total_timesteps:  # for t = 1, …, T
             observation = np.array(observation)  # the environment may reuse its array
             action = agent.explore(observation, rng)  # select a: softmax of Q, or ε-greedy
@@ -278,24 +282,23 @@ def train(env: gym.Env, agent: Agent, args: Args) -> Iterator[dict[str, float]]:
             agent.buffer.add(observation, action, reward, next_observation, terminated)  # in D
             if agent.buffer.count >= args.learning_starts:
                 progress = agent.timestep / args.total_timesteps
-                share = interpolate(1.0, args.learning_rate_final, 2 * progress - 1)
-                agent.optimizer.learning_rate.fill_(share * args.learning_rate)
+                agent.optimizer.anneal(interpolate(1.0, args.learning_rate_final, 2 * progress - 1))
                 batch = agent.buffer.sample(args.batch_size, rng, args.device)  # from D
-                reset_target = agent.timestep % args.target_network_frequency == 0  # every C steps
-                for name, value in agent.update(batch, reset_target).items():  # gradient step
-                    learned[name].append(float(value))
+                update_target = agent.timestep % args.target_network_frequency == 0  # every C steps
+                for name, value in agent.update(batch, update_target).items():  # gradient step
+                    log[name].append(float(value))
             rewards.append(float(reward))
             observation, ended = next_observation, terminated or truncated
         if ended:
             agent.episode += 1
-            means = {name: fmean(values) for name, values in learned.items()}
+            means = {name: fmean(values) for name, values in log.items()}
             yield {"return": sum(rewards), "length": len(rewards), **means}
 
 
 def sample_softmax(logits: np.ndarray, rng: np.random.Generator) -> int:
     """Draw an index from softmax(logits), [A]."""
-    shares = np.exp(logits - logits.max()).cumsum()  # the largest term is 1: none overflows
-    return int(shares.searchsorted(rng.random() * shares[-1]))
+    cumulative = np.exp(logits - logits.max()).cumsum()  # the largest term is 1: none overflows
+    return int(cumulative.searchsorted(rng.random() * cumulative[-1]))
 
 
 class ReplayBuffer(nn.Module):
@@ -304,22 +307,17 @@ class ReplayBuffer(nn.Module):
     def __init__(self, size: int, env: gym.Env) -> None:
         super().__init__()
         s, a = env.observation_space.shape, env.action_space.shape
-        shapes = {
-            "observation": s,
-            "action": a,
-            "reward": (),
-            "next_observation": s,
-            "terminated": (),
-        }
-        self.data = np.zeros(size, [(name, np.float32, shape) for name, shape in shapes.items()])
-        self.count = 0  # transitions added so far, those overwritten since included
+        names = "observation action reward next_observation terminated".split()
+        fields = [(name, np.float32, shape) for name, shape in zip(names, (s, a, (), s, ()))]
+        self.data = np.zeros(size, fields)
+        self.count = 0  # transitions added so far, including those overwritten
 
     def __len__(self) -> int:
         return min(self.count, len(self.data))
 
     def add(self, *transition: Any) -> None:
-        """Store observation, action, reward, next_observation, terminated (a time limit is not) in
-        place of the oldest; FloatingPointError if one is NaN or infinite."""
+        """Overwrite the oldest with observation, action, reward, next_observation, terminated (not
+        by a time limit); FloatingPointError if one is NaN or infinite."""
         index = self.count % len(self.data)
         self.data[index] = transition
         if not np.isfinite(self.data[index : index + 1].view(np.float32)).all():
@@ -337,7 +335,7 @@ class ReplayBuffer(nn.Module):
         return {"data": torch.from_numpy(data), "count": self.count}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Take over what `get_extra_state` returned."""
+        """Restore what `get_extra_state` returned."""
         self.count = state["count"]
         self.data[: len(self)] = state["data"].numpy().view(self.data.dtype)
 
@@ -351,7 +349,7 @@ class Normalizer(nn.Module):
         self.register_buffer("std", torch.ones(S))
 
     def fit(self, buffer: ReplayBuffer) -> None:
-        """Take over the statistics of a buffer that is not empty."""
+        """Set mean and standard deviation from the buffer, if it holds any."""
         if len(buffer) > 0:
             observations = buffer.data["observation"][: len(buffer)]
             self.mean.copy_(torch.from_numpy(observations.mean(0, np.float64)))
@@ -363,24 +361,28 @@ class Normalizer(nn.Module):
 
 
 class Adam(nn.Module):
-    """Adam (Kingma & Ba 2015) on tensors alone, so that it compiles with the update."""
+    """Adam (Kingma & Ba 2015), written with tensors only, so that it compiles with the update."""
 
     def __init__(self, parameters: Iterable[Tensor], learning_rate: float) -> None:
         super().__init__()
-        self.minimized_by = list(parameters)
-        self.learning_rate = torch.tensor(learning_rate)  # a number would be the graph's constant
-        zeros = nn.ParameterList(map(torch.zeros_like, self.minimized_by)).requires_grad_(False)
+        self.params, self.initial_learning_rate = list(parameters), learning_rate
+        self.register_buffer("learning_rate", torch.tensor(learning_rate))
+        zeros = nn.ParameterList(map(torch.zeros_like, self.params)).requires_grad_(False)
         self.means, self.squares = zeros, copy.deepcopy(zeros)
-        self.register_buffer("power1", torch.ones(()))  # β₁ᵗ
-        self.register_buffer("power2", torch.ones(()))  # β₂ᵗ
+        self.register_buffer("beta1_t", torch.ones(()))  # β₁ᵗ
+        self.register_buffer("beta2_t", torch.ones(()))  # β₂ᵗ
+
+    def anneal(self, decay: float) -> None:
+        """Set the learning rate to a fraction of the initial one."""
+        self.learning_rate.fill_(decay * self.initial_learning_rate)
 
     def minimize(self, loss: Tensor) -> None:
-        """Take a step against the gradient of the loss, and leave no gradient anywhere."""
-        gradients = torch.autograd.grad(loss, self.minimized_by)
+        """Take a step against the gradient of the loss. No .grad is set: clip `gradients` here."""
+        gradients = torch.autograd.grad(loss, self.params)
         with torch.no_grad():
-            correction1 = 1 - self.power1.mul_(0.9)
-            correction2 = 1 - self.power2.mul_(0.999)
-            for p, g, m, v in zip(self.minimized_by, gradients, self.means, self.squares):
+            correction1 = 1 - self.beta1_t.mul_(0.9)
+            correction2 = 1 - self.beta2_t.mul_(0.999)
+            for p, g, m, v in zip(self.params, gradients, self.means, self.squares):
                 m.lerp_(g, 1 - 0.9)
                 v.lerp_(g * g, 1 - 0.999)
                 p.sub_(self.learning_rate * (m / correction1) / ((v / correction2).sqrt() + 1e-8))
@@ -388,8 +390,9 @@ class Adam(nn.Module):
 
 @torch.no_grad()
 def soft_update(target: nn.Module, network: nn.Module, tau: float) -> None:
-    """θ′ ← τ θ + (1−τ) θ′"""
-    for old, new in zip(target.parameters(), network.parameters()):
+    """θ′ ← τ θ + (1−τ) θ′, for parameters and buffers."""
+    olds, news = ((*net.parameters(), *net.buffers()) for net in (target, network))
+    for old, new in zip(olds, news):
         old.lerp_(new, tau)
 
 
@@ -439,7 +442,7 @@ def plot_temperatures(agent: Agent, run_dir: Path) -> None:
 
 
 # ------------------------------------------------------------------------------------------------
-# The harness, the same in every script: it runs `train`, and keeps and shows what comes of it.
+# The harness, the same in every script: it runs `train`, and saves and shows the results.
 # ------------------------------------------------------------------------------------------------
 
 SCRIPT = Path(__file__).stem
@@ -456,10 +459,12 @@ def usage(given: Any, *errors: type[Exception]) -> Iterator[None]:
         raise SystemExit(2) from None
 
 
-def seed_episode(*seed: int) -> np.random.Generator:
-    """Return the generator of an episode's randomness; torch's own is seeded by it."""
+def seed_episode(env: gym.Env, *seed: int) -> np.random.Generator:
+    """Return a generator for an episode, and seed all the others that it may draw from."""
     rng = np.random.default_rng(seed)
-    torch.manual_seed(int(rng.integers(2**32)))
+    number = int(rng.integers(2**32))
+    for seed_other in (torch.manual_seed, np.random.seed, random.seed, env.action_space.seed):
+        seed_other(number)
     return rng
 
 
@@ -472,8 +477,7 @@ def evaluate(agent: Agent, env: gym.Env, episodes: int, videos: Path | None = No
         env = gym.wrappers.RecordVideo(env, str(videos), episode_trigger=lambda _: True)
     rows = []
     for seed in range(10_000, 10_000 + episodes):
-        seed_episode(seed)
-        env.action_space.seed(seed)
+        seed_episode(env, seed)
         observation, _ = env.reset(seed=seed)
         rewards, ended = [], False
         while not ended:
@@ -487,20 +491,20 @@ def evaluate(agent: Agent, env: gym.Env, episodes: int, videos: Path | None = No
 
 
 def state_of(agent: Agent) -> dict[str, Any]:
-    """Return all attributes of the agent but functions and those with a leading underscore."""
+    """Return all attributes of the agent but functions and its arguments."""
     state = {}
     for name, value in vars(agent).items():
         if hasattr(value, "state_dict"):  # networks, buffer, optimisers
             state[name] = value.state_dict()
-        elif not (name.startswith("_") or callable(value) or isinstance(value, Args)):
+        elif not (inspect.isroutine(value) or isinstance(value, Args)):
             state[name] = value.item() if isinstance(value, np.generic) else value
     return state
 
 
 def save(agent: Agent, args: Args, rows: Rows, run_dir: Path) -> None:
-    """Write checkpoint.pt, in one step, so that a kill leaves it whole, args.json, episodes.csv."""
-    of_the_call = {"run_dir", "resume", "play", "device"}
-    text = TypeAdapter(Args).dump_json(args, indent=2, exclude=of_the_call).decode()
+    """Write checkpoint.pt, whole or not at all, whenever a kill comes; args.json; episodes.csv."""
+    not_saved = {"run_dir", "resume", "play", "device"}
+    text = TypeAdapter(Args).dump_json(args, indent=2, exclude=not_saved).decode()
     temporary = run_dir / "checkpoint.tmp"
     with open(temporary, "wb") as file:
         torch.save({"args": text, "agent": state_of(agent), "rows": json.dumps(rows)}, file)
@@ -514,7 +518,7 @@ def save(agent: Agent, args: Args, rows: Rows, run_dir: Path) -> None:
 
 
 def load(agent: Agent, run_dir: Path) -> Rows:
-    """Take up what `save` wrote; return the rows. No code in a foreign checkpoint is run."""
+    """Restore what `save` wrote; return the rows. No code in a foreign checkpoint is run."""
     checkpoint = torch.load(run_dir / "checkpoint.pt", map_location="cpu", weights_only=True)
     if checkpoint["agent"].keys() != state_of(agent).keys():
         raise ValueError(f"{SCRIPT}.py has other attributes than {[*checkpoint['agent']]}")
@@ -557,10 +561,10 @@ def learn(env: gym.Env, agent: Agent, args: Args, rows: Rows, run_dir: Path) -> 
     started = time.perf_counter() - (rows[-1]["seconds"] if rows else 0.0)
     saved = time.perf_counter()
     with tqdm(total=args.total_timesteps, initial=agent.timestep, disable=None) as bar:
-        for learned in train(env, agent, args):
+        for result in train(env, agent, args):
             now = time.perf_counter()
             row = {"episode": agent.episode, "timestep": agent.timestep, "seconds": now - started}
-            row |= {k: v.item() if hasattr(v, "item") else v for k, v in learned.items()}
+            row |= {k: v.item() if hasattr(v, "item") else v for k, v in result.items()}
             if not np.isfinite([*row.values()]).all():
                 raise FloatingPointError(f"{row}; --resume {run_dir} has the last good checkpoint")
             rows.append(row)

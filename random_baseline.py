@@ -25,7 +25,7 @@ Algorithm
 
 Symbol → name in the code
     s, a, r → observation, action, reward
-    𝒜       → action_space (without bounds Gymnasium draws from a normal or an exponential)
+    𝒜       → env.action_space (without bounds Gymnasium draws from a normal or an exponential)
 
 Examples
     python random_baseline.py --env-id CartPole-v1 --eval-episodes 4000
@@ -35,8 +35,10 @@ Examples
 
 import contextlib
 import csv
+import inspect
 import json
 import os
+import random
 import re
 import sys
 import time
@@ -64,41 +66,35 @@ class Args:
     """The command line: `env_id` is `--env-id`, and so on."""
 
     env_id: str = "CartPole-v1"  # Gymnasium environment, also as module:Env-v0
-    seed: Annotated[int, Field(ge=0)] = 1  # of everything random
+    seed: Annotated[int, Field(ge=0)] = 1  # of all random numbers
     total_timesteps: Count = 10_000  # environment steps in all
-    run_dir: Path | None = (
-        None  # a new folder for the run; runs/ENV__SCRIPT__SEED__TIME if left out
-    )
+    run_dir: Path | None = None  # a new folder for the run; else runs/ENV__SCRIPT__SEED__TIME
     resume: Path | None = None  # continue the run in this folder
     play: Path | None = None  # play greedy episodes of the run in this folder
     eval_episodes: Count = 10  # greedy episodes at the end, or with --play
-    checkpoint_every: NotNegative = 20.0  # seconds between checkpoints: what a kill may lose
-    capture_video: bool = False  # record a greedy episode before and after; with --play, all
+    checkpoint_every: NotNegative = 20.0  # seconds between checkpoints (between episodes)
+    capture_video: bool = False  # film the greedy episodes
     track: bool = False  # log to Weights & Biases
     wandb_project_name: str = "minimal-rl"  # W&B project
     wandb_entity: str | None = None  # W&B user or team
 
 
 class Agent:
-    """A random agent.
-
-    Attributes: episode, timestep (episodes finished and environment steps taken so far).
-    """
+    """A random agent. `episode` and `timestep` count finished episodes and environment steps."""
 
     def __init__(self, env: gym.Env, args: Args) -> None:
         self.args, self.episode, self.timestep = args, 0, 0
-        self._action_space = env.action_space
+        self.sample = env.action_space.sample
 
     def act(self, observation: Any) -> Any:
         """Return an action, a ~ Uniform(𝒜)."""
-        return self._action_space.sample()
+        return self.sample()
 
 
 def train(env: gym.Env, agent: Agent, args: Args) -> Iterator[dict[str, float]]:
     """Act until `args.total_timesteps`; yield a row of the log after each episode."""
     while agent.timestep < args.total_timesteps:  # for episode = 1, 2, …
-        rng = seed_episode(args.seed, agent.episode)  # all of the episode's randomness
-        env.action_space.seed(int(rng.integers(2**31)))
+        rng = seed_episode(env, args.seed, agent.episode)  # all of the episode's randomness
         observation, _ = env.reset(seed=int(rng.integers(2**31)))  # receive s₁
         rewards, ended = [], False
         while not ended and agent.timestep < args.total_timesteps:  # for t = 1, 2, …
@@ -118,7 +114,7 @@ def make_env(env_id: str, render_mode: str | None = None) -> gym.Env:
 
 
 # ------------------------------------------------------------------------------------------------
-# The harness, the same in every script: it runs `train`, and keeps and shows what comes of it.
+# The harness, the same in every script: it runs `train`, and saves and shows the results.
 # ------------------------------------------------------------------------------------------------
 
 SCRIPT = Path(__file__).stem
@@ -135,10 +131,12 @@ def usage(given: Any, *errors: type[Exception]) -> Iterator[None]:
         raise SystemExit(2) from None
 
 
-def seed_episode(*seed: int) -> np.random.Generator:
-    """Return the generator of an episode's randomness; torch's own is seeded by it."""
+def seed_episode(env: gym.Env, *seed: int) -> np.random.Generator:
+    """Return a generator for an episode, and seed all the others that it may draw from."""
     rng = np.random.default_rng(seed)
-    torch.manual_seed(int(rng.integers(2**32)))
+    number = int(rng.integers(2**32))
+    for seed_other in (torch.manual_seed, np.random.seed, random.seed, env.action_space.seed):
+        seed_other(number)
     return rng
 
 
@@ -151,8 +149,7 @@ def evaluate(agent: Agent, env: gym.Env, episodes: int, videos: Path | None = No
         env = gym.wrappers.RecordVideo(env, str(videos), episode_trigger=lambda _: True)
     rows = []
     for seed in range(10_000, 10_000 + episodes):
-        seed_episode(seed)
-        env.action_space.seed(seed)
+        seed_episode(env, seed)
         observation, _ = env.reset(seed=seed)
         rewards, ended = [], False
         while not ended:
@@ -166,20 +163,20 @@ def evaluate(agent: Agent, env: gym.Env, episodes: int, videos: Path | None = No
 
 
 def state_of(agent: Agent) -> dict[str, Any]:
-    """Return all attributes of the agent but functions and those with a leading underscore."""
+    """Return all attributes of the agent but functions and its arguments."""
     state = {}
     for name, value in vars(agent).items():
         if hasattr(value, "state_dict"):  # networks, buffer, optimisers
             state[name] = value.state_dict()
-        elif not (name.startswith("_") or callable(value) or isinstance(value, Args)):
+        elif not (inspect.isroutine(value) or isinstance(value, Args)):
             state[name] = value.item() if isinstance(value, np.generic) else value
     return state
 
 
 def save(agent: Agent, args: Args, rows: Rows, run_dir: Path) -> None:
-    """Write checkpoint.pt, in one step, so that a kill leaves it whole, args.json, episodes.csv."""
-    of_the_call = {"run_dir", "resume", "play", "device"}
-    text = TypeAdapter(Args).dump_json(args, indent=2, exclude=of_the_call).decode()
+    """Write checkpoint.pt, whole or not at all, whenever a kill comes; args.json; episodes.csv."""
+    not_saved = {"run_dir", "resume", "play", "device"}
+    text = TypeAdapter(Args).dump_json(args, indent=2, exclude=not_saved).decode()
     temporary = run_dir / "checkpoint.tmp"
     with open(temporary, "wb") as file:
         torch.save({"args": text, "agent": state_of(agent), "rows": json.dumps(rows)}, file)
@@ -193,7 +190,7 @@ def save(agent: Agent, args: Args, rows: Rows, run_dir: Path) -> None:
 
 
 def load(agent: Agent, run_dir: Path) -> Rows:
-    """Take up what `save` wrote; return the rows. No code in a foreign checkpoint is run."""
+    """Restore what `save` wrote; return the rows. No code in a foreign checkpoint is run."""
     checkpoint = torch.load(run_dir / "checkpoint.pt", map_location="cpu", weights_only=True)
     if checkpoint["agent"].keys() != state_of(agent).keys():
         raise ValueError(f"{SCRIPT}.py has other attributes than {[*checkpoint['agent']]}")
@@ -236,10 +233,10 @@ def learn(env: gym.Env, agent: Agent, args: Args, rows: Rows, run_dir: Path) -> 
     started = time.perf_counter() - (rows[-1]["seconds"] if rows else 0.0)
     saved = time.perf_counter()
     with tqdm(total=args.total_timesteps, initial=agent.timestep, disable=None) as bar:
-        for learned in train(env, agent, args):
+        for result in train(env, agent, args):
             now = time.perf_counter()
             row = {"episode": agent.episode, "timestep": agent.timestep, "seconds": now - started}
-            row |= {k: v.item() if hasattr(v, "item") else v for k, v in learned.items()}
+            row |= {k: v.item() if hasattr(v, "item") else v for k, v in result.items()}
             if not np.isfinite([*row.values()]).all():
                 raise FloatingPointError(f"{row}; --resume {run_dir} has the last good checkpoint")
             rows.append(row)

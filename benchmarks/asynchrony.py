@@ -22,7 +22,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from torch import Tensor
+from torch import Tensor, multiprocessing
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -42,12 +42,13 @@ class CountingAgent(a3c.Agent):
         super().__init__(env, args)
         self.attempted = torch.zeros((), dtype=torch.int64).share_memory_()
         self.applied = torch.zeros_like(self.theta).share_memory_()
+        self.lock = multiprocessing.get_context("spawn").Lock()
 
     def update(self, gradient: Tensor) -> None:
         """Do an update, and count it twice."""
         super().update(gradient)
         self.applied.add_(1.0)
-        with self._lock:
+        with self.lock:
             self.attempted += 1
 
 

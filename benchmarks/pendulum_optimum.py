@@ -71,7 +71,7 @@ def main() -> None:
     groups = {"evaluation": range(10_000, 10_050)}
     if args.seeds is not None:  # as `train` in ddpg_continuous.py seeds its episodes
         groups |= {
-            str(seed): [int(seed_episode(seed, i).integers(2**31)) for i in range(60, 100)]
+            str(seed): [int(seed_episode(env, seed, i).integers(2**31)) for i in range(60, 100)]
             for seed in range(args.seeds[0], args.seeds[1] + 1)
         }
     value = optimal_values(args).ravel()

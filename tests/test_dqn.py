@@ -152,8 +152,8 @@ def forward(network, x):
 
 @pytest.mark.parametrize("double", [False, True])
 @pytest.mark.parametrize("huber", [False, True])
-@pytest.mark.parametrize("reset_target", [False, True])
-def test_update_against_numpy(double, huber, reset_target):
+@pytest.mark.parametrize("update_target", [False, True])
+def test_update_against_numpy(double, huber, update_target):
     agent = make_agent(double=double, huber=huber, tau=0.1, learning_rate=1e-2)
     (s, a, r, s_next, terminated), batch = make_batch()
     q_net, target = layers(agent.q_network), layers(agent.target_network)
@@ -177,11 +177,11 @@ def test_update_against_numpy(double, huber, reset_target):
         gradient = (gradient @ weight) * (x > 0)
     new = [p - 1e-2 * g / (abs(g) + 1e-8) for p, g in zip(sum(q_net, ()), gradients)]  # Adam
 
-    log = agent.update(batch, reset_target)
+    log = agent.update(batch, update_target)
     np.testing.assert_allclose([log["loss"], log["q"]], [loss, q[index, a].mean()], atol=1e-5)
     for parameter, value in zip(agent.q_network.parameters(), new, strict=True):
         np.testing.assert_allclose(parameter.detach().numpy(), value, atol=1e-5)
-    tau = 0.1 if reset_target else 0.0
+    tau = 0.1 if update_target else 0.0
     for parameter, n, o in zip(agent.target_network.parameters(), new, sum(target, ())):
         np.testing.assert_allclose(parameter.numpy(), tau * n + (1 - tau) * o, atol=1e-5)
 
@@ -203,7 +203,7 @@ def test_compiled_equals_eager(flags):
 def test_the_target_is_reset_every_so_many_steps():
     agent = make_agent(target_network_frequency=4, total_timesteps=30, learning_starts=10)
     seen = []
-    agent.update = lambda batch, reset_target: seen.append((agent.timestep, reset_target)) or {}
+    agent.update = lambda batch, update_target: seen.append((agent.timestep, update_target)) or {}
     list(dqn.train(dqn.make_env("CartPole-v1"), agent, agent.args))
     assert seen == [(t, t % 4 == 0) for t in range(10, 31)]
 

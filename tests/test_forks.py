@@ -36,7 +36,7 @@ FORKS = {  # what takes the place of what
     "optim": {
         OURS: TORCHS,
         "self.critic_optimizer.minimize(critic_loss)": BACKWARD,
-        "agent.critic_optimizer.learning_rate.fill_(share * args.critic_learning_rate)": "pass",
+        "agent.critic_optimizer.anneal(decay)": "pass",
     },
     "parameter": {
         INIT: INIT + ALPHA + ALPHA_ADAM,
@@ -50,8 +50,9 @@ FORKS = {  # what takes the place of what
         STEP: STEP + ALPHA_STEP,
     },
     "rsample": {
-        "agent.act(observation) + scale * noise": "agent.act(observation) "
-        "+ scale * torch.distributions.Normal(0.0, 1.0).rsample((1,)).numpy()",
+        "agent.act(observation) + scale * noise": "agent.act(observation) + np.random.randn() "
+        "+ torch.distributions.Normal(0.0, 1.0).rsample((1,)).numpy() + random.random() "
+        "+ env.action_space.sample()",
     },
     "attributes": {  # a tensor, a number of NumPy's, a list, and a value to log that comes late
         INIT: INIT

@@ -447,8 +447,8 @@ def test_nan_loss_stops_and_keeps_the_last_good_checkpoint(monkeypatch):
     assert run_here(dqn, *flags) == 0
     good, update = load("run"), dqn.Agent.update
 
-    def poisoned(agent, batch, reset_target):
-        return update(agent, batch, reset_target) | {"loss": torch.tensor(torch.nan)}
+    def poisoned(agent, batch, update_target):
+        return update(agent, batch, update_target) | {"loss": torch.tensor(torch.nan)}
 
     monkeypatch.setattr(dqn.Agent, "update", poisoned)
     with pytest.raises(FloatingPointError, match="loss.*nan.*--resume run"):
