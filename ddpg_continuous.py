@@ -193,7 +193,7 @@ class Agent:
         if args.compile:
             self.update = compiled(self.update)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def act(self, observation: np.ndarray) -> np.ndarray:
         """Return the greedy action μ(s), [S] → [A]."""
         s = torch.as_tensor(observation, dtype=torch.float32, device=self.args.device)
@@ -320,8 +320,10 @@ class Adam(nn.Module):
         super().__init__()
         self.params, self.initial_learning_rate = list(parameters), learning_rate
         self.register_buffer("learning_rate", torch.tensor(learning_rate))
-        zeros = nn.ParameterList(map(torch.zeros_like, self.params)).requires_grad_(False)
-        self.means, self.squares = zeros, copy.deepcopy(zeros)
+        self.means = [torch.zeros_like(p) for p in self.params]
+        self.squares = [torch.zeros_like(p) for p in self.params]
+        for number, moment in enumerate((*self.means, *self.squares)):
+            self.register_buffer(f"moment{number}", moment)  # for `state_dict`
         self.register_buffer("beta1_t", torch.ones(()))  # β₁ᵗ
         self.register_buffer("beta2_t", torch.ones(()))  # β₂ᵗ
 

@@ -202,11 +202,20 @@ if "Shower-v0" not in gym.registry:  # --env-id dqn_shower:Shower-v0 imports thi
 # Shapes: B batch, S observation size, A number of actions.
 
 
-def make_q_network(S: int, A: int, hidden_sizes: tuple[int, ...]) -> nn.Sequential:
-    """Return Q(s,·;θ), […, S] → […, A]: linear layers, with ReLU between them."""
-    sizes = (S, *hidden_sizes, A)
-    layers = [layer for n, m in pairwise(sizes) for layer in (nn.Linear(n, m), nn.ReLU())]
-    return nn.Sequential(*layers[:-1])
+class QNetwork(nn.Module):
+    """The action values Q(s,·;θ): linear layers, with ReLU between them."""
+
+    def __init__(self, S: int, A: int, hidden_sizes: tuple[int, ...]) -> None:
+        super().__init__()
+        sizes = (S, *hidden_sizes, A)
+        self.layers = nn.ModuleList(nn.Linear(n, m) for n, m in pairwise(sizes))
+
+    def forward(self, s: Tensor) -> Tensor:
+        """[…, S] → […, A]"""
+        *hidden, output = self.layers
+        for layer in hidden:
+            s = F.relu(layer(s))
+        return output(s)
 
 
 class Agent:
@@ -219,7 +228,7 @@ class Agent:
         self.args, self.episode, self.timestep = args, 0, 0
         S, A = env.observation_space.shape[0], int(env.action_space.n)
         torch.manual_seed(args.seed)  # the initial weights
-        self.q_network = make_q_network(S, A, args.hidden_sizes).to(args.device)
+        self.q_network = QNetwork(S, A, args.hidden_sizes).to(args.device)
         self.target_network = copy.deepcopy(self.q_network).requires_grad_(False)
         self.optimizer = Adam(self.q_network.parameters(), args.learning_rate)
         self.normalizer = Normalizer(S).to(args.device)
@@ -227,7 +236,7 @@ class Agent:
         if args.compile:
             self.update = compiled(self.update)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def q_values(self, observation: np.ndarray) -> np.ndarray:
         """Return Q(s,·;θ), [S] → [A]."""
         s = torch.as_tensor(observation, dtype=torch.float32, device=self.args.device)
@@ -367,8 +376,10 @@ class Adam(nn.Module):
         super().__init__()
         self.params, self.initial_learning_rate = list(parameters), learning_rate
         self.register_buffer("learning_rate", torch.tensor(learning_rate))
-        zeros = nn.ParameterList(map(torch.zeros_like, self.params)).requires_grad_(False)
-        self.means, self.squares = zeros, copy.deepcopy(zeros)
+        self.means = [torch.zeros_like(p) for p in self.params]
+        self.squares = [torch.zeros_like(p) for p in self.params]
+        for number, moment in enumerate((*self.means, *self.squares)):
+            self.register_buffer(f"moment{number}", moment)  # for `state_dict`
         self.register_buffer("beta1_t", torch.ones(()))  # β₁ᵗ
         self.register_buffer("beta2_t", torch.ones(()))  # β₂ᵗ
 

@@ -118,8 +118,8 @@ def make_agent(env_id="CartPole-v1", **flags):
     agent = dqn.Agent(dqn.make_env(env_id), args)
     with torch.no_grad():  # a target unlike the network, or a mix-up would not show
         for network in (agent.q_network, agent.target_network):
-            network[-1].weight.uniform_(-1, 1)
-            network[-1].bias.zero_()
+            network.layers[-1].weight.uniform_(-1, 1)
+            network.layers[-1].bias.zero_()
     return agent
 
 
@@ -135,7 +135,7 @@ def make_batch(size=6, S=4, A=2):
 def layers(network):
     return [
         tuple(p.detach().double().numpy().copy() for p in layer.parameters())
-        for layer in network[::2]
+        for layer in network.layers
     ]
 
 
