@@ -120,7 +120,7 @@ class Args:
     learning_rate_final: Fraction = 0.0  # what it falls to over the second half, as a fraction
     gamma: Fraction = 0.99  # discount factor γ
     target_network_frequency: Count = 1  # C, steps from one update of the target to the next
-    tau: Fraction = 0.01  # τ of the update of the target; 1 resets it
+    tau: Fraction = 0.005  # τ of the update of the target; 1 resets it
     double: bool = False  # double Q-learning
     huber: bool = False  # clip the error to ±1 (Huber's loss)
     hidden_sizes: tuple[Count, ...] = (24, 24)  # units in the hidden layers
