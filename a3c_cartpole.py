@@ -66,6 +66,7 @@ Examples
     python a3c_cartpole.py --play runs/RUN --best --capture-video
 """
 
+import argparse
 import contextlib
 import csv
 import inspect
@@ -486,13 +487,14 @@ def learn(env: gym.Env, agent: Agent, args: Args, rows: Rows, run_dir: Path) -> 
 
 def parse_args(argv: Sequence[str] | None = None) -> Args:
     """Read the command line; with --resume or --play, on top of the arguments of that run."""
-    args = tyro.cli(Args, args=argv, description=__doc__)
-    if folder := args.resume or args.play:
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--resume", "--play", dest="folder", type=Path)
+    folder, saved = parser.parse_known_args(argv)[0].folder, Args()
+    if folder:
         with usage(f"{folder}: not a run of {SCRIPT}.py", Exception):  # torch raises many kinds
             checkpoint = torch.load(folder / "checkpoint.pt", "cpu", weights_only=True)
             saved = TypeAdapter(Args).validate_json(checkpoint["args"])
-        args = tyro.cli(Args, args=argv, description=__doc__, default=saved)
-    return args
+    return tyro.cli(Args, args=argv, description=__doc__, default=saved)
 
 
 def main(argv: Sequence[str] | None = None) -> tuple[Agent, Path]:

@@ -309,7 +309,7 @@ def workers(pid):
     ]
 
 
-def gone(pids, seconds=5):
+def gone(pids, seconds=10):
     """Whether processes end within some seconds."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
