@@ -75,6 +75,7 @@ import os
 import queue
 import random
 import re
+import signal
 import sys
 import threading
 import time
@@ -298,6 +299,7 @@ def end_with_parent() -> None:
 
 def work(worker: int, agent: Agent, lock: Any, rows: Any, go_on: Any) -> None:
     """Run a worker: send each episode to `train`, and wait until it says to go on."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends this one
     threading.Thread(target=end_with_parent, daemon=True).start()
     torch.set_num_threads(1)  # more would fight for the cores
     torch.set_flush_denormal(True)

@@ -355,8 +355,7 @@ def test_stop_leaves_a_checkpoint_and_no_process(number, whole_group, code):
         os.kill(pid, number)
     _, err = process.communicate(timeout=20)
     assert process.returncode == code
-    assert code < 0 or "--resume run" in err
-    assert "Traceback" not in err
+    assert code < 0 or ("--resume run" in err and "Traceback" not in err)
     assert gone(pids) and not any(path.exists() for path in memory)
     assert load("run")["agent"]["T"] > 0
 
