@@ -13,8 +13,8 @@
 # ]
 # ///
 """Deep Deterministic Policy Gradient: Lillicrap et al., "Continuous control with deep reinforcement
-learning", ICLR 2016, https://arxiv.org/abs/1509.02971, on any environment with
-vector observations and bounded continuous actions.
+learning", ICLR 2016, https://arxiv.org/abs/1509.02971, on any environment with vector observations
+and bounded continuous actions.
 
 Algorithm 1
     initialise the critic Q(s,a|θQ) and the actor μ(s|θμ) at random
@@ -40,7 +40,8 @@ Deviations from the paper's low-dimensional setting (section 7), and the flags t
         start of each episode, and clipped to ±10. Without it, four of five seeds fail on
         MountainCar (velocity within ±0.07).
     No batch normalisation (section 3): with it, four of five fail. No weight decay on Q, and the
-        action enters Q at the first layer, not the second: the paper's way, two of five fail.
+        action enters Q at the first layer, not the second: with either of the paper's choices, two
+        of five fail.
     The targets follow five times faster, as the runs are far shorter.               --tau 0.001
     The noise starts larger and shrinks to a tenth over the first half of the run. The paper gives
         no time step; with dt = 1, x ← x − θ x + σ N(0, 1) has a correlation time of 6 steps and
