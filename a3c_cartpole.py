@@ -94,43 +94,41 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import tyro
-from pydantic import ConfigDict, Field, TypeAdapter
+from pydantic import Field, TypeAdapter
 from pydantic.dataclasses import dataclass
+from pydantic.types import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, multiprocessing
 from tqdm import tqdm
 
-Count = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+@dataclass(frozen=True, config={"extra": "forbid", "allow_inf_nan": False})
 class Args:
     """The command line: `env_id` is `--env-id`, and so on."""
 
     env_id: str = "CartPole-v1"  # Gymnasium environment, also as module:Env-v0
-    seed: Annotated[int, Field(ge=0)] = 1  # of all random numbers
-    total_timesteps: Count = 500_000  # environment steps in all, by all workers
+    seed: NonNegativeInt = 1  # of all random numbers
+    total_timesteps: PositiveInt = 500_000  # environment steps in all, by all workers
     run_dir: Path | None = None  # a new folder for the run; else runs/ENV__SCRIPT__SEED__TIME
     resume: Path | None = None  # continue the run in this folder
     play: Path | None = None  # play greedy episodes of the run in this folder
-    eval_episodes: Count = 10  # greedy episodes at the end, or with --play
-    checkpoint_every: NotNegative = 20.0  # seconds between checkpoints (between episodes)
+    eval_episodes: PositiveInt = 10  # greedy episodes at the end, or with --play
+    checkpoint_every: NonNegativeFloat = 20.0  # seconds between checkpoints (between episodes)
     capture_video: bool = False  # film the greedy episodes
     track: bool = False  # log to Weights & Biases
     wandb_project_name: str = "minimal-rl"  # W&B project
     wandb_entity: str | None = None  # W&B user or team
 
-    num_workers: Count = os.cpu_count() or 1  # actor-learners, a process each
-    learning_rate: Positive = 1.5e-3  # η at first; it falls to 0 over the run
+    num_workers: PositiveInt = os.cpu_count() or 1  # actor-learners, a process each
+    learning_rate: PositiveFloat = 1.5e-3  # η at first; it falls to 0 over the run
     rmsprop_alpha: Fraction = 0.99  # decay α of g
-    rmsprop_epsilon: Positive = 1.0  # ε, inside the root
+    rmsprop_epsilon: PositiveFloat = 1.0  # ε, inside the root
     gamma: Fraction = 0.99  # discount factor γ
-    t_max: Count = 20  # steps of a rollout, at most
-    entropy_coef: NotNegative = 0.01  # weight β of the entropy
-    value_coef: NotNegative = 0.05  # weight of the loss of V
-    hidden_sizes: tuple[Count, ...] = (64, 64)  # units in the hidden layers
+    t_max: PositiveInt = 20  # steps of a rollout, at most
+    entropy_coef: NonNegativeFloat = 0.01  # weight β of the entropy
+    value_coef: NonNegativeFloat = 0.05  # weight of the loss of V
+    hidden_sizes: tuple[PositiveInt, ...] = (64, 64)  # units in the hidden layers
     best: bool = False  # evaluate or play the θ with the best mean of 100 returns, not the last
 
 
@@ -299,7 +297,6 @@ def end_with_parent() -> None:
 
 def work(worker: int, agent: Agent, lock: Any, rows: Any, go_on: Any) -> None:
     """Run a worker: send each episode to `train`, and wait until it says to go on."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends this one
     threading.Thread(target=end_with_parent, daemon=True).start()
     torch.set_num_threads(1)  # more would fight for the cores
     torch.set_flush_denormal(True)
@@ -320,7 +317,9 @@ def train(env: gym.Env, agent: Agent, args: Args) -> Iterator[dict[str, float]]:
     context = multiprocessing.get_context("spawn")
     rows, go_on = context.Queue(), [context.Semaphore(0) for _ in range(args.num_workers)]
     shared = agent, context.Lock(), rows, go_on
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is not for the workers
     workers = multiprocessing.spawn(work, shared, args.num_workers, join=False, daemon=True)
+    signal.signal(signal.SIGINT, handler)
     try:
         while not workers.join(timeout=0):  # it raises a worker's error
             alive = all(process.is_alive() for process in workers.processes)
@@ -375,13 +374,9 @@ def seed_episode(env: gym.Env, *seed: int) -> np.random.Generator:
     return rng
 
 
-def evaluate(agent: Agent, env: gym.Env, episodes: int, videos: Path | None = None) -> Rows:
-    """Play greedy episodes, to MP4 files in a folder if one is given; return a row for each.
-
-    Episode i starts from seed 10,000 + i in every script and run, so all agents meet the same.
-    """
-    if videos:
-        env = gym.wrappers.RecordVideo(env, str(videos), episode_trigger=lambda _: True)
+def evaluate(agent: Agent, env: gym.Env, episodes: int) -> Rows:
+    """Play greedy episodes; return a row for each. Episode i starts from seed 10,000 + i in every
+    script and run, so all agents meet the same."""
     rows = []
     for seed in range(10_000, 10_000 + episodes):
         seed_episode(env, seed)
@@ -392,8 +387,6 @@ def evaluate(agent: Agent, env: gym.Env, episodes: int, videos: Path | None = No
             rewards.append(float(reward))
             ended = terminated or truncated
         rows.append({"seed": seed, "return": sum(rewards), "length": len(rewards)})
-    if videos:
-        env.stop_recording()  # writes the last one
     return rows
 
 
@@ -412,11 +405,9 @@ def save(agent: Agent, args: Args, rows: Rows, run_dir: Path) -> None:
     """Write checkpoint.pt, whole or not at all, whenever a kill comes; args.json; episodes.csv."""
     not_saved = {"run_dir", "resume", "play", "device"}
     text = TypeAdapter(Args).dump_json(args, indent=2, exclude=not_saved).decode()
+    checkpoint = {"args": text, "agent": state_of(agent), "rows": json.dumps(rows)}
     temporary = run_dir / "checkpoint.tmp"
-    with open(temporary, "wb") as file:
-        torch.save({"args": text, "agent": state_of(agent), "rows": json.dumps(rows)}, file)
-        file.flush()
-        os.fsync(file.fileno())
+    torch.save(checkpoint, temporary)
     torch.load(temporary, weights_only=True, mmap=True)  # what cannot be loaded is an error now
     os.replace(temporary, run_dir / "checkpoint.pt")
     (run_dir / "args.tmp").write_text(text)
@@ -465,6 +456,8 @@ def plot_learning_curve(rows: Rows, path: Path) -> None:
 
 def learn(env: gym.Env, agent: Agent, args: Args, rows: Rows, run_dir: Path) -> None:
     """Train; log each episode, write checkpoints between them, draw the learning curve."""
+    if args.track:
+        import wandb
     started = time.perf_counter() - (rows[-1]["seconds"] if rows else 0.0)
     saved = time.perf_counter()
     with tqdm(total=args.total_timesteps, initial=agent.timestep, disable=None) as bar:
@@ -476,7 +469,7 @@ def learn(env: gym.Env, agent: Agent, args: Args, rows: Rows, run_dir: Path) -> 
                 raise FloatingPointError(f"{row}; --resume {run_dir} has the last good checkpoint")
             rows.append(row)
             if args.track:
-                sys.modules["wandb"].log(row, step=agent.timestep)
+                wandb.log(row, step=agent.timestep)
             bar.set_postfix_str(f"return {fmean(r['return'] for r in rows[-20:]):.1f}", False)
             bar.update(agent.timestep - bar.n)
             if now - saved >= args.checkpoint_every:
@@ -511,13 +504,6 @@ def main(argv: Sequence[str] | None = None) -> tuple[Agent, Path]:
     agent = Agent(env, args)
     name = f"{args.env_id}__{SCRIPT}__{args.seed}__{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
     run_dir = args.resume or args.play or args.run_dir or Path("runs", re.sub(r"[/:]", "-", name))
-    track = args.track and not args.play
-    if track:
-        import wandb
-
-        name = "-".join(run_dir.absolute().parts[-2:])  # and its id: --resume goes on with it
-        names = {"project": args.wandb_project_name, "entity": args.wandb_entity, "name": name}
-        wandb.init(**names, id=name, resume="allow", config=asdict(args))
     if args.resume or args.play:
         with usage(run_dir / "checkpoint.pt", Exception):
             rows = load(agent, run_dir)
@@ -526,14 +512,23 @@ def main(argv: Sequence[str] | None = None) -> tuple[Agent, Path]:
             run_dir.mkdir(parents=True)
         rows = []
         save(agent, args, rows, run_dir)
-    videos = run_dir / "videos" if args.capture_video else None
+    track = args.track and not args.play
+    if track:
+        import wandb
+
+        name = "-".join(run_dir.absolute().parts[-2:])  # and its id: --resume goes on with it
+        names = {"project": args.wandb_project_name, "entity": args.wandb_entity, "name": name}
+        wandb.init(**names, id=name, resume="allow", config=asdict(args))
     try:
         if not args.play:
             learn(env, agent, args, rows, run_dir)
-        rows = evaluate(agent, env, args.eval_episodes, videos)
+        if args.capture_video:
+            env = gym.wrappers.RecordVideo(env, f"{run_dir}/videos", episode_trigger=lambda _: True)
+        rows = evaluate(agent, env, args.eval_episodes)
     except KeyboardInterrupt:
         print(f"\nstopped: --resume {run_dir} goes on from the last checkpoint", file=sys.stderr)
         raise SystemExit(130) from None
+    env.close()  # writes the last video
     returns = [row["return"] for row in rows]
     if not args.play:
         write_csv(rows, run_dir / "evaluation.csv")

@@ -36,9 +36,8 @@ Symbol → name in the code
     R, 𝒩, N       → buffer, noise, args.batch_size
 
 Deviations from the paper's low-dimensional setting (section 7), and the flags that undo them
-    Observations are standardised by the mean and standard deviation of the replay buffer at the
-        start of each episode, and clipped to ±10. Without it, four of five seeds fail on
-        MountainCar (velocity within ±0.07).
+    Observations within narrow bounds are stretched, such as MountainCar's velocity, which lies
+        within ±0.07: the networks would hardly see it.
     No batch normalisation (section 3): with it, four of five fail. No weight decay on Q, and the
         action enters Q at the first layer, not the second: with either of the paper's choices, two
         of five fail.
@@ -88,29 +87,27 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import tyro
-from pydantic import ConfigDict, Field, TypeAdapter
+from pydantic import Field, TypeAdapter
 from pydantic.dataclasses import dataclass
+from pydantic.types import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from tqdm import tqdm
 
-Count = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+@dataclass(frozen=True, config={"extra": "forbid", "allow_inf_nan": False})
 class Args:
     """The command line: `env_id` is `--env-id`, and so on."""
 
     env_id: str = "Pendulum-v1"  # Gymnasium environment, also as module:Env-v0
-    seed: Annotated[int, Field(ge=0)] = 1  # of all random numbers
-    total_timesteps: Count = 20_000  # environment steps in all
+    seed: NonNegativeInt = 1  # of all random numbers
+    total_timesteps: PositiveInt = 20_000  # environment steps in all
     run_dir: Path | None = None  # a new folder for the run; else runs/ENV__SCRIPT__SEED__TIME
     resume: Path | None = None  # continue the run in this folder
     play: Path | None = None  # play greedy episodes of the run in this folder
-    eval_episodes: Count = 10  # greedy episodes at the end, or with --play
-    checkpoint_every: NotNegative = 20.0  # seconds between checkpoints (between episodes)
+    eval_episodes: PositiveInt = 10  # greedy episodes at the end, or with --play
+    checkpoint_every: NonNegativeFloat = 20.0  # seconds between checkpoints (between episodes)
     capture_video: bool = False  # film the greedy episodes
     track: bool = False  # log to Weights & Biases
     wandb_project_name: str = "minimal-rl"  # W&B project
@@ -118,17 +115,17 @@ class Args:
 
     device: Literal["cpu", "cuda", "mps"] = "cpu"  # small networks are faster on the CPU
     compile: bool = True  # compile the update: needs a C++ compiler, takes 20 s at first
-    actor_learning_rate: Positive = 1e-4  # Adam's for μ
-    critic_learning_rate: Positive = 1e-3  # Adam's for Q
+    actor_learning_rate: PositiveFloat = 1e-4  # Adam's for μ
+    critic_learning_rate: PositiveFloat = 1e-3  # Adam's for Q
     learning_rate_final: Fraction = 0.0  # what they fall to over the second half, as a fraction
     gamma: Fraction = 0.99  # discount factor γ
     tau: Fraction = 0.005  # rate τ at which the targets follow
-    hidden_sizes: tuple[Count, ...] = (400, 300)  # units in the hidden layers of μ and of Q
-    batch_size: Count = 64  # minibatch size N
-    buffer_size: Count = 1_000_000  # replay buffer size
-    learning_starts: Count = 1_000  # transitions in the buffer before the first update
+    hidden_sizes: tuple[PositiveInt, ...] = (400, 300)  # units in the hidden layers of μ and of Q
+    batch_size: PositiveInt = 64  # minibatch size N
+    buffer_size: PositiveInt = 1_000_000  # replay buffer size
+    learning_starts: PositiveInt = 1_000  # transitions in the buffer before the first update
     noise_theta: Fraction = 0.15  # Ornstein-Uhlenbeck: rate θ of the pull to 0; 1 is Gaussian noise
-    noise_sigma: NotNegative = 0.5  # scale σ of the noise, where actions lie in [−1, 1]
+    noise_sigma: NonNegativeFloat = 0.5  # scale σ of the noise, where actions lie in [−1, 1]
     noise_final: Fraction = 0.1  # what it shrinks to over the first half, as a fraction
 
     def __post_init__(self) -> None:
@@ -190,22 +187,18 @@ class Agent:
         self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
         self.actor_optimizer = Adam(self.actor.parameters(), args.actor_learning_rate)
         self.critic_optimizer = Adam(self.critic.parameters(), args.critic_learning_rate)
-        self.normalizer = Normalizer(S).to(args.device)
         self.buffer = ReplayBuffer(args.buffer_size, env)
-        if args.compile:
-            self.update = compiled(self.update)
 
     @torch.inference_mode()
     def act(self, observation: np.ndarray) -> np.ndarray:
         """Return the greedy action μ(s), [S] → [A]."""
         s = torch.as_tensor(observation, dtype=torch.float32, device=self.args.device)
-        return self.actor(self.normalizer(s)).cpu().numpy()
+        return self.actor(s).cpu().numpy()
 
     def update(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Learn from a minibatch of the replay buffer; return what to log."""
-        s = self.normalizer(batch["observation"])
-        s_next = self.normalizer(batch["next_observation"])
-        a, r, terminated = batch["action"], batch["reward"], batch["terminated"]
+        s, a, r = batch["observation"], batch["action"], batch["reward"]
+        s_next, terminated = batch["next_observation"], batch["terminated"]
 
         with torch.no_grad():
             q_next = self.target_critic(s_next, self.target_actor(s_next))
@@ -225,11 +218,11 @@ class Agent:
 
 def train(env: gym.Env, agent: Agent, args: Args) -> Iterator[dict[str, float]]:
     """Algorithm 1, for `args.total_timesteps`; yield a row of the log after each episode."""
+    update = compiled(agent.update) if args.compile else agent.update
     while agent.timestep < args.total_timesteps:  # for episode = 1, …, M
         rng = seed_episode(env, args.seed, agent.episode)  # all of the episode's randomness
         noise = np.zeros(env.action_space.shape)  # initialise a random process 𝒩
         observation, _ = env.reset(seed=int(rng.integers(2**31)))  # receive s₁
-        agent.normalizer.fit(agent.buffer)
         rewards, ended, log = [], False, defaultdict(list)
         while not ended and agent.timestep < args.total_timesteps:  # for t = 1, …, T
             observation = np.array(observation)  # the environment may reuse its array
@@ -246,7 +239,7 @@ def train(env: gym.Env, agent: Agent, args: Args) -> Iterator[dict[str, float]]:
                 agent.actor_optimizer.anneal(decay)
                 agent.critic_optimizer.anneal(decay)
                 batch = agent.buffer.sample(args.batch_size, rng, args.device)  # N from R
-                for name, value in agent.update(batch).items():  # θQ, θμ, θQ′ and θμ′
+                for name, value in update(batch).items():  # θQ, θμ, θQ′ and θμ′
                     log[name].append(float(value))
             rewards.append(float(reward))
             observation, ended = next_observation, terminated or truncated
@@ -295,54 +288,32 @@ class ReplayBuffer(nn.Module):
         self.data[: len(self)] = state["data"].numpy().view(self.data.dtype)
 
 
-class Normalizer(nn.Module):
-    """Shift and scale observations to mean 0 and deviation 1 over the replay buffer."""
-
-    def __init__(self, S: int) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(S))
-        self.register_buffer("std", torch.ones(S))
-
-    def fit(self, buffer: ReplayBuffer) -> None:
-        """Set mean and standard deviation from the buffer, if it holds any."""
-        if len(buffer) > 0:
-            observations = buffer.data["observation"][: len(buffer)]
-            self.mean.copy_(torch.from_numpy(observations.mean(0, np.float64)))
-            self.std.copy_(torch.from_numpy(observations.std(0, np.float64) + 1e-4))
-
-    def forward(self, observation: Tensor) -> Tensor:
-        """[…, S] → […, S]"""
-        return ((observation - self.mean) / self.std).clamp(-10.0, 10.0)
-
-
 class Adam(nn.Module):
     """Adam (Kingma & Ba 2015), written with tensors only, so that it compiles with the update."""
 
     def __init__(self, parameters: Iterable[Tensor], learning_rate: float) -> None:
         super().__init__()
         self.params, self.initial_learning_rate = list(parameters), learning_rate
-        self.register_buffer("learning_rate", torch.tensor(learning_rate))
-        self.means = [torch.zeros_like(p) for p in self.params]
-        self.squares = [torch.zeros_like(p) for p in self.params]
-        for number, moment in enumerate((*self.means, *self.squares)):
-            self.register_buffer(f"moment{number}", moment)  # for `state_dict`
-        self.register_buffer("beta1_t", torch.ones(()))  # β₁ᵗ
-        self.register_buffer("beta2_t", torch.ones(()))  # β₂ᵗ
+        self.sizes = [p.numel() for p in self.params]
+        for name in ("m", "v"):  # first and second moments of all parameters
+            self.register_buffer(name, self.params[0].new_zeros(sum(self.sizes)))
+        for name, value in (("learning_rate", learning_rate), ("beta1_t", 1.0), ("beta2_t", 1.0)):
+            self.register_buffer(name, torch.tensor(value))  # α, β₁ᵗ and β₂ᵗ
 
     def anneal(self, decay: float) -> None:
         """Set the learning rate to a fraction of the initial one."""
         self.learning_rate.fill_(decay * self.initial_learning_rate)
 
     def minimize(self, loss: Tensor) -> None:
-        """Take a step against the gradient of the loss. No .grad is set: clip `gradients` here."""
+        """Take a step against the gradient of the loss. No .grad is set: clip `g` here."""
         gradients = torch.autograd.grad(loss, self.params)
         with torch.no_grad():
-            correction1 = 1 - self.beta1_t.mul_(0.9)
-            correction2 = 1 - self.beta2_t.mul_(0.999)
-            for p, g, m, v in zip(self.params, gradients, self.means, self.squares):
-                m.lerp_(g, 1 - 0.9)
-                v.lerp_(g * g, 1 - 0.999)
-                p.sub_(self.learning_rate * (m / correction1) / ((v / correction2).sqrt() + 1e-8))
+            g = torch.cat([gradient.flatten() for gradient in gradients])
+            m = self.m.lerp_(g, 1 - 0.9) / (1 - self.beta1_t.mul_(0.9))
+            v = self.v.lerp_(g * g, 1 - 0.999) / (1 - self.beta2_t.mul_(0.999))
+            steps = self.learning_rate * m / (v.sqrt() + 1e-8)
+            for p, step in zip(self.params, steps.split(self.sizes)):
+                p.sub_(step.view_as(p))
 
 
 @torch.no_grad()
@@ -371,7 +342,10 @@ def interpolate(start: float, end: float, progress: float) -> float:
 
 
 def make_env(env_id: str, render_mode: str | None = None) -> gym.Env:
-    """Make an environment, its actions rescaled to [−1, 1]; ValueError if its spaces do not fit."""
+    """Make an environment; ValueError if its spaces do not fit.
+
+    Actions are rescaled to [−1, 1], observations by half the width of their bounds, if below 1.
+    """
     env = gym.make(env_id, **({"render_mode": render_mode} if render_mode else {}))
     s, a = env.observation_space, env.action_space
     flat = all(isinstance(x, gym.spaces.Box) and len(x.shape) == 1 for x in (s, a))
@@ -379,6 +353,10 @@ def make_env(env_id: str, render_mode: str | None = None) -> gym.Env:
         raise ValueError(
             f"needs a Box (S,) and a bounded Box (A,), has observations {s}, actions {a}"
         )
+
+    scale = np.minimum((s.high - s.low) / 2, 1).astype(s.dtype)
+    scaled = gym.spaces.Box(s.low / scale, s.high / scale, dtype=s.dtype)
+    env = gym.wrappers.TransformObservation(env, lambda observation: observation / scale, scaled)
 
     def rescale(action: np.ndarray) -> np.ndarray:
         scaled = a.low + (action + 1) / 2 * (a.high - a.low)
@@ -414,13 +392,9 @@ def seed_episode(env: gym.Env, *seed: int) -> np.random.Generator:
     return rng
 
 
-def evaluate(agent: Agent, env: gym.Env, episodes: int, videos: Path | None = None) -> Rows:
-    """Play greedy episodes, to MP4 files in a folder if one is given; return a row for each.
-
-    Episode i starts from seed 10,000 + i in every script and run, so all agents meet the same.
-    """
-    if videos:
-        env = gym.wrappers.RecordVideo(env, str(videos), episode_trigger=lambda _: True)
+def evaluate(agent: Agent, env: gym.Env, episodes: int) -> Rows:
+    """Play greedy episodes; return a row for each. Episode i starts from seed 10,000 + i in every
+    script and run, so all agents meet the same."""
     rows = []
     for seed in range(10_000, 10_000 + episodes):
         seed_episode(env, seed)
@@ -431,8 +405,6 @@ def evaluate(agent: Agent, env: gym.Env, episodes: int, videos: Path | None = No
             rewards.append(float(reward))
             ended = terminated or truncated
         rows.append({"seed": seed, "return": sum(rewards), "length": len(rewards)})
-    if videos:
-        env.stop_recording()  # writes the last one
     return rows
 
 
@@ -451,11 +423,9 @@ def save(agent: Agent, args: Args, rows: Rows, run_dir: Path) -> None:
     """Write checkpoint.pt, whole or not at all, whenever a kill comes; args.json; episodes.csv."""
     not_saved = {"run_dir", "resume", "play", "device"}
     text = TypeAdapter(Args).dump_json(args, indent=2, exclude=not_saved).decode()
+    checkpoint = {"args": text, "agent": state_of(agent), "rows": json.dumps(rows)}
     temporary = run_dir / "checkpoint.tmp"
-    with open(temporary, "wb") as file:
-        torch.save({"args": text, "agent": state_of(agent), "rows": json.dumps(rows)}, file)
-        file.flush()
-        os.fsync(file.fileno())
+    torch.save(checkpoint, temporary)
     torch.load(temporary, weights_only=True, mmap=True)  # what cannot be loaded is an error now
     os.replace(temporary, run_dir / "checkpoint.pt")
     (run_dir / "args.tmp").write_text(text)
@@ -504,6 +474,8 @@ def plot_learning_curve(rows: Rows, path: Path) -> None:
 
 def learn(env: gym.Env, agent: Agent, args: Args, rows: Rows, run_dir: Path) -> None:
     """Train; log each episode, write checkpoints between them, draw the learning curve."""
+    if args.track:
+        import wandb
     started = time.perf_counter() - (rows[-1]["seconds"] if rows else 0.0)
     saved = time.perf_counter()
     with tqdm(total=args.total_timesteps, initial=agent.timestep, disable=None) as bar:
@@ -515,7 +487,7 @@ def learn(env: gym.Env, agent: Agent, args: Args, rows: Rows, run_dir: Path) -> 
                 raise FloatingPointError(f"{row}; --resume {run_dir} has the last good checkpoint")
             rows.append(row)
             if args.track:
-                sys.modules["wandb"].log(row, step=agent.timestep)
+                wandb.log(row, step=agent.timestep)
             bar.set_postfix_str(f"return {fmean(r['return'] for r in rows[-20:]):.1f}", False)
             bar.update(agent.timestep - bar.n)
             if now - saved >= args.checkpoint_every:
@@ -550,13 +522,6 @@ def main(argv: Sequence[str] | None = None) -> tuple[Agent, Path]:
     agent = Agent(env, args)
     name = f"{args.env_id}__{SCRIPT}__{args.seed}__{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
     run_dir = args.resume or args.play or args.run_dir or Path("runs", re.sub(r"[/:]", "-", name))
-    track = args.track and not args.play
-    if track:
-        import wandb
-
-        name = "-".join(run_dir.absolute().parts[-2:])  # and its id: --resume goes on with it
-        names = {"project": args.wandb_project_name, "entity": args.wandb_entity, "name": name}
-        wandb.init(**names, id=name, resume="allow", config=asdict(args))
     if args.resume or args.play:
         with usage(run_dir / "checkpoint.pt", Exception):
             rows = load(agent, run_dir)
@@ -565,14 +530,23 @@ def main(argv: Sequence[str] | None = None) -> tuple[Agent, Path]:
             run_dir.mkdir(parents=True)
         rows = []
         save(agent, args, rows, run_dir)
-    videos = run_dir / "videos" if args.capture_video else None
+    track = args.track and not args.play
+    if track:
+        import wandb
+
+        name = "-".join(run_dir.absolute().parts[-2:])  # and its id: --resume goes on with it
+        names = {"project": args.wandb_project_name, "entity": args.wandb_entity, "name": name}
+        wandb.init(**names, id=name, resume="allow", config=asdict(args))
     try:
         if not args.play:
             learn(env, agent, args, rows, run_dir)
-        rows = evaluate(agent, env, args.eval_episodes, videos)
+        if args.capture_video:
+            env = gym.wrappers.RecordVideo(env, f"{run_dir}/videos", episode_trigger=lambda _: True)
+        rows = evaluate(agent, env, args.eval_episodes)
     except KeyboardInterrupt:
         print(f"\nstopped: --resume {run_dir} goes on from the last checkpoint", file=sys.stderr)
         raise SystemExit(130) from None
+    env.close()  # writes the last video
     returns = [row["return"] for row in rows]
     if not args.play:
         write_csv(rows, run_dir / "evaluation.csv")

@@ -35,18 +35,16 @@ Symbol → name in the code
     C           → args.target_network_frequency
 
 Deviations from the paper, and the flags that undo them
-    Observations are vectors, with no frames to stack, standardised by the mean and standard
-        deviation of the replay memory at the start of each episode, and clipped to ±10: to a
-        network fed raw degrees, 35 and 41 look much the same.
-    Actions are drawn from the softmax of Q/temperature (Boltzmann).  --exploration epsilon-greedy
+    Observations are vectors, with no frames to stack. The preprocessing φ is to count the
+        shower's temperature from 38 °C: in raw degrees, 35 and 41 look much the same to a network.
     The error is not clipped. With --huber, as in the paper, one seed of five learns CartPole:
         terminal transitions are rare, have errors of up to 100, and then weigh no more than others.
     Rewards are not clipped. A time limit is not terminal.
     Q̂ follows softly, at every step θ⁻ ← τ θ + (1−τ) θ⁻.
                                                      --tau 1 --target-network-frequency 10000
     Adam, not RMSProp. Its rate falls to 0 over the second half of the run. --learning-rate-final 1
-    Two layers of 24 units, an update at every step, a smaller memory, an earlier start; ε falls
-        over a fifth of the run to 0.05, and is 0 in evaluation.
+    Two layers of 64 units, minibatches of 128, an update at every step, a smaller memory, an
+        earlier start; ε falls over a fifth of the run to 0.05, and is 0 in evaluation.
 
 --double is double Q-learning (van Hasselt et al. 2016, https://arxiv.org/abs/1509.06461):
     y = r + γ Q̂(s′, argmaxₐ′ Q(s′,a′;θ);θ⁻)
@@ -54,8 +52,7 @@ Deviations from the paper, and the flags that undo them
 Examples
     python dqn_shower.py
     python dqn_shower.py --env-id CartPole-v1 --total-timesteps 50000 --compile
-    python dqn_shower.py --env-id Acrobot-v1 --total-timesteps 100000 --temperature 0.1
-        --hidden-sizes 64 64
+    python dqn_shower.py --env-id LunarLander-v3 --total-timesteps 200000 --compile
     python dqn_shower.py --resume runs/RUN
     python dqn_shower.py --play runs/RUN --capture-video
 """
@@ -87,29 +84,27 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import tyro
-from pydantic import ConfigDict, Field, TypeAdapter
+from pydantic import Field, TypeAdapter
 from pydantic.dataclasses import dataclass
+from pydantic.types import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from tqdm import tqdm
 
-Count = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+@dataclass(frozen=True, config={"extra": "forbid", "allow_inf_nan": False})
 class Args:
     """The command line: `env_id` is `--env-id`, and so on."""
 
     env_id: str = "Shower-v0"  # Gymnasium environment, also as module:Env-v0
-    seed: Annotated[int, Field(ge=0)] = 1  # of all random numbers
-    total_timesteps: Count = 5_000  # environment steps in all
+    seed: NonNegativeInt = 1  # of all random numbers
+    total_timesteps: PositiveInt = 5_000  # environment steps in all
     run_dir: Path | None = None  # a new folder for the run; else runs/ENV__SCRIPT__SEED__TIME
     resume: Path | None = None  # continue the run in this folder
     play: Path | None = None  # play greedy episodes of the run in this folder
-    eval_episodes: Count = 10  # greedy episodes at the end, or with --play
-    checkpoint_every: NotNegative = 20.0  # seconds between checkpoints (between episodes)
+    eval_episodes: PositiveInt = 10  # greedy episodes at the end, or with --play
+    checkpoint_every: NonNegativeFloat = 20.0  # seconds between checkpoints (between episodes)
     capture_video: bool = False  # film the greedy episodes
     track: bool = False  # log to Weights & Biases
     wandb_project_name: str = "minimal-rl"  # W&B project
@@ -117,23 +112,19 @@ class Args:
 
     device: Literal["cpu", "cuda", "mps"] = "cpu"  # small networks are faster on the CPU
     compile: bool = False  # compile the update: needs a C++ compiler, takes 20 s at first
-    learning_rate: Positive = 1e-3  # Adam's
+    learning_rate: PositiveFloat = 1e-3  # Adam's
     learning_rate_final: Fraction = 0.0  # what it falls to over the second half, as a fraction
     gamma: Fraction = 0.99  # discount factor γ
-    target_network_frequency: Count = 1  # C, steps from one update of the target to the next
+    target_network_frequency: PositiveInt = 1  # C, steps from one update of the target to the next
     tau: Fraction = 0.005  # τ of the update of the target; 1 resets it
     double: bool = False  # double Q-learning
     huber: bool = False  # clip the error to ±1 (Huber's loss)
-    hidden_sizes: tuple[Count, ...] = (24, 24)  # units in the hidden layers
-    batch_size: Count = 32  # minibatch size
-    buffer_size: Count = 50_000  # replay memory size
-    learning_starts: Count = 100  # transitions in the memory before the first update
-    exploration: Literal["boltzmann", "epsilon-greedy"] = "boltzmann"  # how actions are drawn
-    temperature: Positive = 1.0  # Boltzmann: that of softmax(Q/temperature)
-    epsilon_final: Fraction = 0.05  # ε-greedy: ε at last; at first it is 1
-    epsilon_fraction: Annotated[Fraction, Field(gt=0)] = (
-        0.2  # fraction of the run over which ε falls
-    )
+    hidden_sizes: tuple[PositiveInt, ...] = (64, 64)  # units in the hidden layers
+    batch_size: PositiveInt = 128  # minibatch size
+    buffer_size: PositiveInt = 50_000  # replay memory size
+    learning_starts: PositiveInt = 100  # transitions in the memory before the first update
+    epsilon_final: Fraction = 0.05  # ε at last; at first it is 1
+    epsilon_fraction: PositiveFloat = 0.2  # fraction of the run over which ε falls
 
     def __post_init__(self) -> None:
         if not torch.get_device_module(self.device).is_available():
@@ -203,20 +194,10 @@ if "Shower-v0" not in gym.registry:  # --env-id dqn_shower:Shower-v0 imports thi
 # Shapes: B batch, S observation size, A number of actions.
 
 
-class QNetwork(nn.Module):
-    """The action values Q(s,·;θ): linear layers, with ReLU between them."""
-
-    def __init__(self, S: int, A: int, hidden_sizes: tuple[int, ...]) -> None:
-        super().__init__()
-        sizes = (S, *hidden_sizes, A)
-        self.layers = nn.ModuleList(nn.Linear(n, m) for n, m in pairwise(sizes))
-
-    def forward(self, s: Tensor) -> Tensor:
-        """[…, S] → […, A]"""
-        *hidden, output = self.layers
-        for layer in hidden:
-            s = F.relu(layer(s))
-        return output(s)
+def make_q_network(*sizes: int) -> nn.Sequential:
+    """Return linear layers with ReLU between them: Q(s,·;θ), […, S] → […, A]."""
+    layers = [layer for n, m in pairwise(sizes) for layer in (nn.Linear(n, m), nn.ReLU())]
+    return nn.Sequential(*layers[:-1])
 
 
 class Agent:
@@ -229,39 +210,22 @@ class Agent:
         self.args, self.episode, self.timestep = args, 0, 0
         S, A = env.observation_space.shape[0], int(env.action_space.n)
         torch.manual_seed(args.seed)  # the initial weights
-        self.q_network = QNetwork(S, A, args.hidden_sizes).to(args.device)
+        self.q_network = make_q_network(S, *args.hidden_sizes, A).to(args.device)
         self.target_network = copy.deepcopy(self.q_network).requires_grad_(False)
         self.optimizer = Adam(self.q_network.parameters(), args.learning_rate)
-        self.normalizer = Normalizer(S).to(args.device)
         self.buffer = ReplayBuffer(args.buffer_size, env)
-        if args.compile:
-            self.update = compiled(self.update)
 
     @torch.inference_mode()
-    def q_values(self, observation: np.ndarray) -> np.ndarray:
-        """Return Q(s,·;θ), [S] → [A]."""
-        s = torch.as_tensor(observation, dtype=torch.float32, device=self.args.device)
-        return self.q_network(self.normalizer(s)).cpu().numpy()
-
     def act(self, observation: np.ndarray) -> int:
         """Return the greedy action, argmaxₐ Q(s,a;θ)."""
-        return int(self.q_values(observation).argmax())
-
-    def explore(self, observation: np.ndarray, rng: np.random.Generator) -> int:
-        """Return an action to learn from."""
-        args, q = self.args, self.q_values(observation)
-        if args.exploration == "boltzmann":
-            return sample_softmax(q / args.temperature, rng)
-        steps = args.epsilon_fraction * args.total_timesteps
-        epsilon = interpolate(1.0, args.epsilon_final, self.timestep / steps)
-        return int(rng.integers(len(q)) if rng.random() < epsilon else q.argmax())
+        s = torch.as_tensor(observation, dtype=torch.float32, device=self.args.device)
+        return int(self.q_network(s).argmax())
 
     def update(self, batch: dict[str, Tensor], update_target: bool) -> dict[str, Tensor]:
         """Learn from a minibatch of the replay memory; return what to log."""
         args = self.args
-        s = self.normalizer(batch["observation"])
-        s_next = self.normalizer(batch["next_observation"])
-        a, r, terminated = batch["action"].long(), batch["reward"], batch["terminated"]
+        s, a, r = batch["observation"], batch["action"].long(), batch["reward"]
+        s_next, terminated = batch["next_observation"], batch["terminated"]
 
         with torch.no_grad():
             q_next = self.target_network(s_next)  # Q̂(s′,·;θ⁻)
@@ -279,23 +243,27 @@ class Agent:
 
 def train(env: gym.Env, agent: Agent, args: Args) -> Iterator[dict[str, float]]:
     """Algorithm 1, for `args.total_timesteps`; yield a row of the log after each episode."""
+    update = compiled(agent.update) if args.compile else agent.update
     while agent.timestep < args.total_timesteps:  # for episode = 1, …, M
         rng = seed_episode(env, args.seed, agent.episode)  # all of the episode's randomness
         observation, _ = env.reset(seed=int(rng.integers(2**31)))  # receive s₁
-        agent.normalizer.fit(agent.buffer)
         rewards, ended, log = [], False, defaultdict(list)
         while not ended and agent.timestep < args.total_timesteps:  # for t = 1, …, T
             observation = np.array(observation)  # the environment may reuse its array
-            action = agent.explore(observation, rng)  # select a: softmax of Q, or ε-greedy
+            progress = agent.timestep / args.total_timesteps
+            epsilon = interpolate(1.0, args.epsilon_final, progress / args.epsilon_fraction)
+            if rng.random() < epsilon:  # with probability ε select a random action
+                action = int(rng.integers(env.action_space.n))
+            else:
+                action = agent.act(observation)  # otherwise argmaxₐ Q(s,a;θ)
             next_observation, reward, terminated, truncated, _ = env.step(action)  # execute a
             agent.timestep += 1
             agent.buffer.add(observation, action, reward, next_observation, terminated)  # in D
             if agent.buffer.count >= args.learning_starts:
-                progress = agent.timestep / args.total_timesteps
                 agent.optimizer.anneal(interpolate(1.0, args.learning_rate_final, 2 * progress - 1))
                 batch = agent.buffer.sample(args.batch_size, rng, args.device)  # from D
                 update_target = agent.timestep % args.target_network_frequency == 0  # every C steps
-                for name, value in agent.update(batch, update_target).items():  # gradient step
+                for name, value in update(batch, update_target).items():  # gradient step
                     log[name].append(float(value))
             rewards.append(float(reward))
             observation, ended = next_observation, terminated or truncated
@@ -303,12 +271,6 @@ def train(env: gym.Env, agent: Agent, args: Args) -> Iterator[dict[str, float]]:
             agent.episode += 1
             means = {name: fmean(values) for name, values in log.items()}
             yield {"return": sum(rewards), "length": len(rewards), **means}
-
-
-def sample_softmax(logits: np.ndarray, rng: np.random.Generator) -> int:
-    """Draw an index from softmax(logits), [A]."""
-    cumulative = np.exp(logits - logits.max()).cumsum()  # the largest term is 1: none overflows
-    return int(cumulative.searchsorted(rng.random() * cumulative[-1]))
 
 
 class ReplayBuffer(nn.Module):
@@ -350,54 +312,32 @@ class ReplayBuffer(nn.Module):
         self.data[: len(self)] = state["data"].numpy().view(self.data.dtype)
 
 
-class Normalizer(nn.Module):
-    """Shift and scale observations to mean 0 and deviation 1 over the replay buffer."""
-
-    def __init__(self, S: int) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(S))
-        self.register_buffer("std", torch.ones(S))
-
-    def fit(self, buffer: ReplayBuffer) -> None:
-        """Set mean and standard deviation from the buffer, if it holds any."""
-        if len(buffer) > 0:
-            observations = buffer.data["observation"][: len(buffer)]
-            self.mean.copy_(torch.from_numpy(observations.mean(0, np.float64)))
-            self.std.copy_(torch.from_numpy(observations.std(0, np.float64) + 1e-4))
-
-    def forward(self, observation: Tensor) -> Tensor:
-        """[…, S] → […, S]"""
-        return ((observation - self.mean) / self.std).clamp(-10.0, 10.0)
-
-
 class Adam(nn.Module):
     """Adam (Kingma & Ba 2015), written with tensors only, so that it compiles with the update."""
 
     def __init__(self, parameters: Iterable[Tensor], learning_rate: float) -> None:
         super().__init__()
         self.params, self.initial_learning_rate = list(parameters), learning_rate
-        self.register_buffer("learning_rate", torch.tensor(learning_rate))
-        self.means = [torch.zeros_like(p) for p in self.params]
-        self.squares = [torch.zeros_like(p) for p in self.params]
-        for number, moment in enumerate((*self.means, *self.squares)):
-            self.register_buffer(f"moment{number}", moment)  # for `state_dict`
-        self.register_buffer("beta1_t", torch.ones(()))  # β₁ᵗ
-        self.register_buffer("beta2_t", torch.ones(()))  # β₂ᵗ
+        self.sizes = [p.numel() for p in self.params]
+        for name in ("m", "v"):  # first and second moments of all parameters
+            self.register_buffer(name, self.params[0].new_zeros(sum(self.sizes)))
+        for name, value in (("learning_rate", learning_rate), ("beta1_t", 1.0), ("beta2_t", 1.0)):
+            self.register_buffer(name, torch.tensor(value))  # α, β₁ᵗ and β₂ᵗ
 
     def anneal(self, decay: float) -> None:
         """Set the learning rate to a fraction of the initial one."""
         self.learning_rate.fill_(decay * self.initial_learning_rate)
 
     def minimize(self, loss: Tensor) -> None:
-        """Take a step against the gradient of the loss. No .grad is set: clip `gradients` here."""
+        """Take a step against the gradient of the loss. No .grad is set: clip `g` here."""
         gradients = torch.autograd.grad(loss, self.params)
         with torch.no_grad():
-            correction1 = 1 - self.beta1_t.mul_(0.9)
-            correction2 = 1 - self.beta2_t.mul_(0.999)
-            for p, g, m, v in zip(self.params, gradients, self.means, self.squares):
-                m.lerp_(g, 1 - 0.9)
-                v.lerp_(g * g, 1 - 0.999)
-                p.sub_(self.learning_rate * (m / correction1) / ((v / correction2).sqrt() + 1e-8))
+            g = torch.cat([gradient.flatten() for gradient in gradients])
+            m = self.m.lerp_(g, 1 - 0.9) / (1 - self.beta1_t.mul_(0.9))
+            v = self.v.lerp_(g * g, 1 - 0.999) / (1 - self.beta2_t.mul_(0.999))
+            steps = self.learning_rate * m / (v.sqrt() + 1e-8)
+            for p, step in zip(self.params, steps.split(self.sizes)):
+                p.sub_(step.view_as(p))
 
 
 @torch.no_grad()
@@ -432,6 +372,9 @@ def make_env(env_id: str, render_mode: str | None = None) -> gym.Env:
     flat = isinstance(s, gym.spaces.Box) and len(s.shape) == 1
     if not (flat and isinstance(a, gym.spaces.Discrete) and a.start == 0):
         raise ValueError(f"needs a Box (S,) and Discrete(A), has observations {s}, actions {a}")
+    if isinstance(env.unwrapped, ShowerEnv):  # φ
+        degrees = gym.spaces.Box(-38, 62, (1,))
+        env = gym.wrappers.TransformObservation(env, lambda temperature: temperature - 38, degrees)
     return env
 
 
@@ -480,13 +423,9 @@ def seed_episode(env: gym.Env, *seed: int) -> np.random.Generator:
     return rng
 
 
-def evaluate(agent: Agent, env: gym.Env, episodes: int, videos: Path | None = None) -> Rows:
-    """Play greedy episodes, to MP4 files in a folder if one is given; return a row for each.
-
-    Episode i starts from seed 10,000 + i in every script and run, so all agents meet the same.
-    """
-    if videos:
-        env = gym.wrappers.RecordVideo(env, str(videos), episode_trigger=lambda _: True)
+def evaluate(agent: Agent, env: gym.Env, episodes: int) -> Rows:
+    """Play greedy episodes; return a row for each. Episode i starts from seed 10,000 + i in every
+    script and run, so all agents meet the same."""
     rows = []
     for seed in range(10_000, 10_000 + episodes):
         seed_episode(env, seed)
@@ -497,8 +436,6 @@ def evaluate(agent: Agent, env: gym.Env, episodes: int, videos: Path | None = No
             rewards.append(float(reward))
             ended = terminated or truncated
         rows.append({"seed": seed, "return": sum(rewards), "length": len(rewards)})
-    if videos:
-        env.stop_recording()  # writes the last one
     return rows
 
 
@@ -517,11 +454,9 @@ def save(agent: Agent, args: Args, rows: Rows, run_dir: Path) -> None:
     """Write checkpoint.pt, whole or not at all, whenever a kill comes; args.json; episodes.csv."""
     not_saved = {"run_dir", "resume", "play", "device"}
     text = TypeAdapter(Args).dump_json(args, indent=2, exclude=not_saved).decode()
+    checkpoint = {"args": text, "agent": state_of(agent), "rows": json.dumps(rows)}
     temporary = run_dir / "checkpoint.tmp"
-    with open(temporary, "wb") as file:
-        torch.save({"args": text, "agent": state_of(agent), "rows": json.dumps(rows)}, file)
-        file.flush()
-        os.fsync(file.fileno())
+    torch.save(checkpoint, temporary)
     torch.load(temporary, weights_only=True, mmap=True)  # what cannot be loaded is an error now
     os.replace(temporary, run_dir / "checkpoint.pt")
     (run_dir / "args.tmp").write_text(text)
@@ -570,6 +505,8 @@ def plot_learning_curve(rows: Rows, path: Path) -> None:
 
 def learn(env: gym.Env, agent: Agent, args: Args, rows: Rows, run_dir: Path) -> None:
     """Train; log each episode, write checkpoints between them, draw the learning curve."""
+    if args.track:
+        import wandb
     started = time.perf_counter() - (rows[-1]["seconds"] if rows else 0.0)
     saved = time.perf_counter()
     with tqdm(total=args.total_timesteps, initial=agent.timestep, disable=None) as bar:
@@ -581,7 +518,7 @@ def learn(env: gym.Env, agent: Agent, args: Args, rows: Rows, run_dir: Path) -> 
                 raise FloatingPointError(f"{row}; --resume {run_dir} has the last good checkpoint")
             rows.append(row)
             if args.track:
-                sys.modules["wandb"].log(row, step=agent.timestep)
+                wandb.log(row, step=agent.timestep)
             bar.set_postfix_str(f"return {fmean(r['return'] for r in rows[-20:]):.1f}", False)
             bar.update(agent.timestep - bar.n)
             if now - saved >= args.checkpoint_every:
@@ -616,13 +553,6 @@ def main(argv: Sequence[str] | None = None) -> tuple[Agent, Path]:
     agent = Agent(env, args)
     name = f"{args.env_id}__{SCRIPT}__{args.seed}__{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
     run_dir = args.resume or args.play or args.run_dir or Path("runs", re.sub(r"[/:]", "-", name))
-    track = args.track and not args.play
-    if track:
-        import wandb
-
-        name = "-".join(run_dir.absolute().parts[-2:])  # and its id: --resume goes on with it
-        names = {"project": args.wandb_project_name, "entity": args.wandb_entity, "name": name}
-        wandb.init(**names, id=name, resume="allow", config=asdict(args))
     if args.resume or args.play:
         with usage(run_dir / "checkpoint.pt", Exception):
             rows = load(agent, run_dir)
@@ -631,14 +561,23 @@ def main(argv: Sequence[str] | None = None) -> tuple[Agent, Path]:
             run_dir.mkdir(parents=True)
         rows = []
         save(agent, args, rows, run_dir)
-    videos = run_dir / "videos" if args.capture_video else None
+    track = args.track and not args.play
+    if track:
+        import wandb
+
+        name = "-".join(run_dir.absolute().parts[-2:])  # and its id: --resume goes on with it
+        names = {"project": args.wandb_project_name, "entity": args.wandb_entity, "name": name}
+        wandb.init(**names, id=name, resume="allow", config=asdict(args))
     try:
         if not args.play:
             learn(env, agent, args, rows, run_dir)
-        rows = evaluate(agent, env, args.eval_episodes, videos)
+        if args.capture_video:
+            env = gym.wrappers.RecordVideo(env, f"{run_dir}/videos", episode_trigger=lambda _: True)
+        rows = evaluate(agent, env, args.eval_episodes)
     except KeyboardInterrupt:
         print(f"\nstopped: --resume {run_dir} goes on from the last checkpoint", file=sys.stderr)
         raise SystemExit(130) from None
+    env.close()  # writes the last video
     returns = [row["return"] for row in rows]
     if not args.play:
         write_csv(rows, run_dir / "evaluation.csv")

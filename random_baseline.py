@@ -48,32 +48,30 @@ from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from statistics import fmean, pstdev
-from typing import Annotated, Any
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch
 import tyro
-from pydantic import ConfigDict, Field, TypeAdapter
+from pydantic import TypeAdapter
 from pydantic.dataclasses import dataclass
+from pydantic.types import NonNegativeFloat, NonNegativeInt, PositiveInt
 from tqdm import tqdm
 
-Count = Annotated[int, Field(ge=1)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
-
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+@dataclass(frozen=True, config={"extra": "forbid", "allow_inf_nan": False})
 class Args:
     """The command line: `env_id` is `--env-id`, and so on."""
 
     env_id: str = "CartPole-v1"  # Gymnasium environment, also as module:Env-v0
-    seed: Annotated[int, Field(ge=0)] = 1  # of all random numbers
-    total_timesteps: Count = 10_000  # environment steps in all
+    seed: NonNegativeInt = 1  # of all random numbers
+    total_timesteps: PositiveInt = 10_000  # environment steps in all
     run_dir: Path | None = None  # a new folder for the run; else runs/ENV__SCRIPT__SEED__TIME
     resume: Path | None = None  # continue the run in this folder
     play: Path | None = None  # play greedy episodes of the run in this folder
-    eval_episodes: Count = 10  # greedy episodes at the end, or with --play
-    checkpoint_every: NotNegative = 20.0  # seconds between checkpoints (between episodes)
+    eval_episodes: PositiveInt = 10  # greedy episodes at the end, or with --play
+    checkpoint_every: NonNegativeFloat = 20.0  # seconds between checkpoints (between episodes)
     capture_video: bool = False  # film the greedy episodes
     track: bool = False  # log to Weights & Biases
     wandb_project_name: str = "minimal-rl"  # W&B project
@@ -141,13 +139,9 @@ def seed_episode(env: gym.Env, *seed: int) -> np.random.Generator:
     return rng
 
 
-def evaluate(agent: Agent, env: gym.Env, episodes: int, videos: Path | None = None) -> Rows:
-    """Play greedy episodes, to MP4 files in a folder if one is given; return a row for each.
-
-    Episode i starts from seed 10,000 + i in every script and run, so all agents meet the same.
-    """
-    if videos:
-        env = gym.wrappers.RecordVideo(env, str(videos), episode_trigger=lambda _: True)
+def evaluate(agent: Agent, env: gym.Env, episodes: int) -> Rows:
+    """Play greedy episodes; return a row for each. Episode i starts from seed 10,000 + i in every
+    script and run, so all agents meet the same."""
     rows = []
     for seed in range(10_000, 10_000 + episodes):
         seed_episode(env, seed)
@@ -158,8 +152,6 @@ def evaluate(agent: Agent, env: gym.Env, episodes: int, videos: Path | None = No
             rewards.append(float(reward))
             ended = terminated or truncated
         rows.append({"seed": seed, "return": sum(rewards), "length": len(rewards)})
-    if videos:
-        env.stop_recording()  # writes the last one
     return rows
 
 
@@ -178,11 +170,9 @@ def save(agent: Agent, args: Args, rows: Rows, run_dir: Path) -> None:
     """Write checkpoint.pt, whole or not at all, whenever a kill comes; args.json; episodes.csv."""
     not_saved = {"run_dir", "resume", "play", "device"}
     text = TypeAdapter(Args).dump_json(args, indent=2, exclude=not_saved).decode()
+    checkpoint = {"args": text, "agent": state_of(agent), "rows": json.dumps(rows)}
     temporary = run_dir / "checkpoint.tmp"
-    with open(temporary, "wb") as file:
-        torch.save({"args": text, "agent": state_of(agent), "rows": json.dumps(rows)}, file)
-        file.flush()
-        os.fsync(file.fileno())
+    torch.save(checkpoint, temporary)
     torch.load(temporary, weights_only=True, mmap=True)  # what cannot be loaded is an error now
     os.replace(temporary, run_dir / "checkpoint.pt")
     (run_dir / "args.tmp").write_text(text)
@@ -231,6 +221,8 @@ def plot_learning_curve(rows: Rows, path: Path) -> None:
 
 def learn(env: gym.Env, agent: Agent, args: Args, rows: Rows, run_dir: Path) -> None:
     """Train; log each episode, write checkpoints between them, draw the learning curve."""
+    if args.track:
+        import wandb
     started = time.perf_counter() - (rows[-1]["seconds"] if rows else 0.0)
     saved = time.perf_counter()
     with tqdm(total=args.total_timesteps, initial=agent.timestep, disable=None) as bar:
@@ -242,7 +234,7 @@ def learn(env: gym.Env, agent: Agent, args: Args, rows: Rows, run_dir: Path) -> 
                 raise FloatingPointError(f"{row}; --resume {run_dir} has the last good checkpoint")
             rows.append(row)
             if args.track:
-                sys.modules["wandb"].log(row, step=agent.timestep)
+                wandb.log(row, step=agent.timestep)
             bar.set_postfix_str(f"return {fmean(r['return'] for r in rows[-20:]):.1f}", False)
             bar.update(agent.timestep - bar.n)
             if now - saved >= args.checkpoint_every:
@@ -277,13 +269,6 @@ def main(argv: Sequence[str] | None = None) -> tuple[Agent, Path]:
     agent = Agent(env, args)
     name = f"{args.env_id}__{SCRIPT}__{args.seed}__{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
     run_dir = args.resume or args.play or args.run_dir or Path("runs", re.sub(r"[/:]", "-", name))
-    track = args.track and not args.play
-    if track:
-        import wandb
-
-        name = "-".join(run_dir.absolute().parts[-2:])  # and its id: --resume goes on with it
-        names = {"project": args.wandb_project_name, "entity": args.wandb_entity, "name": name}
-        wandb.init(**names, id=name, resume="allow", config=asdict(args))
     if args.resume or args.play:
         with usage(run_dir / "checkpoint.pt", Exception):
             rows = load(agent, run_dir)
@@ -292,14 +277,23 @@ def main(argv: Sequence[str] | None = None) -> tuple[Agent, Path]:
             run_dir.mkdir(parents=True)
         rows = []
         save(agent, args, rows, run_dir)
-    videos = run_dir / "videos" if args.capture_video else None
+    track = args.track and not args.play
+    if track:
+        import wandb
+
+        name = "-".join(run_dir.absolute().parts[-2:])  # and its id: --resume goes on with it
+        names = {"project": args.wandb_project_name, "entity": args.wandb_entity, "name": name}
+        wandb.init(**names, id=name, resume="allow", config=asdict(args))
     try:
         if not args.play:
             learn(env, agent, args, rows, run_dir)
-        rows = evaluate(agent, env, args.eval_episodes, videos)
+        if args.capture_video:
+            env = gym.wrappers.RecordVideo(env, f"{run_dir}/videos", episode_trigger=lambda _: True)
+        rows = evaluate(agent, env, args.eval_episodes)
     except KeyboardInterrupt:
         print(f"\nstopped: --resume {run_dir} goes on from the last checkpoint", file=sys.stderr)
         raise SystemExit(130) from None
+    env.close()  # writes the last video
     returns = [row["return"] for row in rows]
     if not args.play:
         write_csv(rows, run_dir / "evaluation.csv")

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
+import torch
 import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -106,7 +107,8 @@ def learned_q(run_dir: Path) -> np.ndarray:
     args = dqn.parse_args(["--play", str(run_dir)])
     agent = dqn.Agent(dqn.make_env(args.env_id), args)
     dqn.load(agent, run_dir)
-    return np.array([agent.q_values(np.float32([t])) for t in range(DEGREES)])
+    temperatures = torch.arange(DEGREES)[:, None] - 38.0  # as `make_env` has them
+    return agent.q_network(temperatures).detach().numpy()
 
 
 def draw(q: np.ndarray, path: Path) -> None:

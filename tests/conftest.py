@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -52,16 +53,23 @@ def run_here(script, *flags):
     return 0
 
 
-def start(script, *flags, **environment):
+def start(script, *flags):
     """Start a script as a process of its own."""
-    path = ROOT / f"{script}.py" if isinstance(script, str) else script
     return subprocess.Popen(
-        [sys.executable, path, *map(str, flags)],
+        [sys.executable, ROOT / f"{script}.py", *map(str, flags)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
     )
+
+
+def wait_for(process, run_dir, rows, seconds=60):
+    """Wait until a run has written more than so many rows."""
+    path, deadline = Path(run_dir, "episodes.csv"), time.monotonic() + seconds
+    while not (path.exists() and path.read_text().count("\n") > rows + 1):
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.005)
 
 
 def without_seconds(path):
@@ -81,6 +89,15 @@ def same_state(a, b):
     if isinstance(a, torch.Tensor):
         return a.dtype == b.dtype and a.detach().numpy().tobytes() == b.detach().numpy().tobytes()
     return a == b
+
+
+def check_same_run(one, other):
+    """Assert that two runs have left the same, to the last byte, but for the seconds."""
+    assert same_state(load(one), load(other))
+    assert without_seconds(Path(one, "episodes.csv")) == without_seconds(
+        Path(other, "episodes.csv")
+    )
+    assert Path(one, "evaluation.csv").read_text() == Path(other, "evaluation.csv").read_text()
 
 
 def load(run_dir):

@@ -10,7 +10,7 @@ import torch
 
 import ddpg_continuous as ddpg
 from tests import environments
-from tests.conftest import SMALL, load, run_here, same_state, start
+from tests.conftest import run_here, start
 
 
 def make_agent(**flags):
@@ -77,10 +77,7 @@ def test_update_against_numpy():
         for net in (agent.target_actor, agent.target_critic):
             for parameter in net.parameters():
                 parameter.mul_(0.9)
-        agent.normalizer.mean.copy_(torch.tensor([0.5, -1.0]))
-        agent.normalizer.std.copy_(torch.tensor([2.0, 0.5]))
     (s, a, r, s_next, terminated), batch = make_batch()
-    s, s_next = ((x - [0.5, -1.0]) / [2.0, 0.5] for x in (s, s_next))
     actor, critic = layers(agent.actor), layers(agent.critic)
     target_actor, target_critic = layers(agent.target_actor), layers(agent.target_critic)
 
@@ -116,17 +113,16 @@ def test_update_against_numpy():
 
 
 def test_compiled_equals_eager():
-    eager, graph = make_agent(), make_agent(compile=True)
+    eager, graph = make_agent(), make_agent()
+    updates = eager.update, ddpg.compiled(graph.update)
     for name, value in vars(graph).items():
         if hasattr(value, "state_dict"):
             value.load_state_dict(copy.deepcopy(getattr(eager, name).state_dict()))
     for seed in range(5):
-        logs = [agent.update(make_batch(seed=seed)[1]) for agent in (eager, graph)]
+        logs = [update(make_batch(seed=seed)[1]) for update in updates]
         torch.testing.assert_close(*logs, rtol=1e-4, atol=1e-5)
         for agent in (eager, graph):  # what training changes between updates
             agent.actor_optimizer.learning_rate.fill_(1e-3 / (1 + seed))
-            agent.buffer.add(*(x[seed] for x in make_batch()[0]))
-            agent.normalizer.fit(agent.buffer)
     for name in ("actor", "critic", "target_actor", "target_critic", "actor_optimizer"):
         states = (getattr(agent, name).state_dict() for agent in (eager, graph))
         torch.testing.assert_close(*states, rtol=1e-4, atol=1e-5)
@@ -138,11 +134,8 @@ def test_without_a_compiler_it_runs_eagerly(missing, monkeypatch, capsys):
         monkeypatch.setattr(shutil, "which", lambda name: None)
     else:
         monkeypatch.setattr(ddpg.sysconfig, "get_path", lambda name: "/nonexistent")
-    flags = [flag for flag in SMALL["ddpg_continuous"] if flag != "--no-compile"]
-    assert run_here("ddpg_continuous", *flags, "--run-dir", "compile") == 0
+    assert ddpg.compiled(make_agent) is make_agent
     assert capsys.readouterr().err.count("slower, as with --no-compile") == 1
-    run_here("ddpg_continuous", *SMALL["ddpg_continuous"], "--run-dir", "eager")
-    assert same_state(load("compile"), load("eager"))
 
 
 def test_adam_against_torch():
@@ -165,11 +158,12 @@ def test_adam_against_torch():
 
 
 def actions_of(episodes=1, steps=400, **flags):
-    """Return the actions of a training run without updates, whose policy is all but 0."""
+    """Return the actions of a training run without updates, whose policy is 0: the noise."""
     env = gym.wrappers.TimeLimit(ddpg.make_env("tests.environments:NeverEnds-v0"), steps)
     total = episodes * steps
     args = ddpg.Args(total_timesteps=total, learning_starts=total, compile=False, **flags)
     agent, found = ddpg.Agent(env, args), []
+    agent.act = lambda observation: np.zeros(1)
     for _ in ddpg.train(env, agent, args):
         found.append(np.ravel(env.unwrapped.actions))
     return np.array(found)
@@ -179,7 +173,7 @@ def test_ornstein_uhlenbeck_noise():
     x = actions_of(200, 60, noise_sigma=0.1, noise_final=1.0)
     for t in (0, 5, 59):  # from x = 0: var = σ² (1 − (1−θ)^(2(t+1))) / (1 − (1−θ)²)
         variance = 0.01 * (1 - 0.85 ** (2 * t + 2)) / (1 - 0.85**2)
-        assert abs(x[:, t].mean()) < 4 * (variance / 200) ** 0.5 + 0.01
+        assert abs(x[:, t].mean()) < 4 * (variance / 200) ** 0.5
         assert x[:, t].var() == pytest.approx(variance, rel=0.35)
     lagged = np.corrcoef(x[:, 20:-3].ravel(), x[:, 23:].ravel())[0, 1]
     assert lagged == pytest.approx(0.85**3, abs=0.05)
@@ -189,7 +183,7 @@ def test_theta_1_is_gaussian_noise_and_sigma_0_none():
     (x,) = actions_of(steps=4000, noise_theta=1.0, noise_sigma=0.3, noise_final=1.0)
     assert x.std() == pytest.approx(0.3, rel=0.05)
     assert abs(np.corrcoef(x[:-1], x[1:])[0, 1]) < 0.06
-    assert abs(actions_of(noise_sigma=0.0)).max() < 0.02
+    assert not actions_of(noise_sigma=0.0).any()
 
 
 def test_noise_shrinks_over_the_first_half():
@@ -244,6 +238,18 @@ def test_actions_meet_asymmetric_bounds():
         np.testing.assert_allclose(env.unwrapped.actions[-1], expected, rtol=1e-6)
 
 
+def test_observations_within_narrow_bounds_are_stretched():
+    env = ddpg.make_env("MountainCarContinuous-v0")
+    bounds = env.observation_space.low, env.observation_space.high
+    np.testing.assert_allclose(bounds, [[-1.2 / 0.9, -1], [0.6 / 0.9, 1]], rtol=1e-6)
+    observation, _ = env.reset(seed=0)
+    expected = env.unwrapped.state / [0.9, 0.07]
+    np.testing.assert_allclose(observation, expected, rtol=1e-6)
+    wide = ddpg.make_env("Pendulum-v1"), gym.make("Pendulum-v1")
+    np.testing.assert_array_equal(*(env.reset(seed=0)[0] for env in wide))
+    assert wide[0].observation_space == wide[1].observation_space
+
+
 def test_buffer_wraps_around_and_is_restored():
     env = environments.Counter(low=[-9.0], high=[9.0])
     buffer = ddpg.ReplayBuffer(5, env)
@@ -286,21 +292,6 @@ def test_buffer_refuses_what_is_not_finite(field):
     with pytest.raises(FloatingPointError, match="transition 0 is not finite"):
         buffer.add(*transition)
     assert buffer.count == 0
-
-
-def test_normalizer():
-    x = np.random.default_rng(0).normal([5, -300], [0.1, 30], size=(500, 2)).astype(np.float32)
-    buffer = ddpg.ReplayBuffer(400, environments.Counter())
-    normalizer = ddpg.Normalizer(2)
-    normalizer.fit(buffer)  # of an empty buffer nothing is known
-    assert torch.equal(normalizer(torch.tensor([[3.0, -4.0]])), torch.tensor([[3.0, -4.0]]))
-    for row in x:
-        buffer.add(row, [0], 0, row, False)
-    normalizer.fit(buffer)
-    mean, std = x[100:].mean(0, float), x[100:].std(0, dtype=float)
-    expected = ((x - mean) / std).clip(-10, 10)
-    np.testing.assert_allclose(normalizer(torch.tensor(x)), expected, atol=5e-3)
-    assert normalizer(torch.tensor([1e9, -1e9])).tolist() == [10.0, -10.0]
 
 
 def test_initial_weights():

@@ -6,15 +6,13 @@ import copy
 import importlib.util
 import pickle
 import re
-import signal
 import sys
 
 import numpy as np
 import pytest
 import torch
 
-from tests.conftest import ROOT, SMALL, load, same_state, start, without_seconds
-from tests.test_harness import wait_for
+from tests.conftest import ROOT, SMALL, check_same_run, load, run_here, same_state, without_seconds
 
 FLAGS = [flag for flag in SMALL["ddpg_continuous"] if flag != "--no-compile"]
 OURS = "self.critic_optimizer = Adam(self.critic.parameters(), args.critic_learning_rate)"
@@ -100,22 +98,22 @@ def batches(number=4, size=6):
 
 
 def eager_and_compiled(fork):
-    """Return two agents in the same state."""
-    env = fork.make_env("Pendulum-v1")
-    agents = [fork.Agent(env, fork.Args(hidden_sizes=(8, 8), compile=c)) for c in (False, True)]
+    """Return two agents in the same state, and their updates."""
+    env, args = fork.make_env("Pendulum-v1"), fork.Args(hidden_sizes=(8, 8))
+    agents = [fork.Agent(env, args) for _ in range(2)]
     fork.torch.manual_seed(0)
     for agent in agents:
         agent.actor_optimizer.learning_rate.fill_(1e-2)
-    return agents
+    return *agents, fork.compiled(agents[1].update)
 
 
 @pytest.mark.parametrize("fork", ["parameter", "item"], indirect=True)
 def test_compiled_equals_eager_or_stops(fork):
-    eager, graph = eager_and_compiled(fork)
+    eager, graph, update = eager_and_compiled(fork)
     for batch in batches():
         log = eager.update(copy.deepcopy(batch))
         try:
-            torch.testing.assert_close(graph.update(batch), log, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(update(batch), log, rtol=1e-4, atol=1e-5)
         except torch._dynamo.exc.Unsupported as error:
             assert fork.__name__ == "fork_item"
             assert ".item()" in str(error) and f"{fork.__name__}.py" in str(error)
@@ -128,47 +126,54 @@ def test_compiled_equals_eager_or_stops(fork):
 
 @pytest.mark.parametrize("fork", ["optim"], indirect=True)
 def test_torchs_optimizer_learns_or_stops(fork):
-    eager, graph = eager_and_compiled(fork)
+    eager, graph, update = eager_and_compiled(fork)
     before = copy.deepcopy(eager.critic.state_dict())
     for batch in batches():
         eager.update(batch)
     assert not same_state(before, eager.critic.state_dict())
     with pytest.raises(torch._dynamo.exc.Unsupported) as caught:
-        graph.update(next(batches()))
+        update(next(batches()))
     assert re.search(
         rf"{fork.__name__}.py\", line \d+, in update\n.*(zero_grad|backward)", str(caught.value)
     )
 
 
+def stop_after(checkpoints, module, monkeypatch):
+    """Make a script stop when it has written so many checkpoints."""
+    save, saves = module.save, []
+
+    def save_and_stop(*args):
+        save(*args)
+        saves.append(args)
+        if len(saves) == checkpoints:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "save", save_and_stop)
+
+
 @pytest.mark.parametrize(
     "fork", ["optim", "parameter", "item", "rsample", "attributes"], indirect=True
 )
-def test_killed_and_resumed_is_as_never_stopped(fork, tmp_path):
-    path = tmp_path / f"{fork.__name__}.py"
-    flags = [*FLAGS, "--no-compile", "--total-timesteps", 1600, "--checkpoint-every", 0]
-    with start(path, *flags, "--run-dir", "whole") as process:
-        _, err = process.communicate()
-    assert process.returncode == 0, err
-    process, run = start(path, *flags, "--run-dir", "killed"), tmp_path / "killed"
-    wait_for(process, run, lambda: (run / "episodes.csv").read_text().count("\n") > 5)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    with start(path, "--resume", "killed") as process:
-        _, err = process.communicate()
-    assert process.returncode == 0, err
-    assert same_state(load("killed"), load("whole"))
-    assert without_seconds(run / "episodes.csv") == without_seconds(tmp_path / "whole/episodes.csv")
+def test_stopped_and_resumed_is_as_never_stopped(fork, tmp_path, monkeypatch):
+    flags = [*FLAGS, "--no-compile", "--total-timesteps", 1000, "--checkpoint-every", 0]
+    flags += ["--learning-starts", 200]
+    assert run_here(fork, *flags, "--run-dir", "whole") == 0
+    with monkeypatch.context() as patched:
+        stop_after(4, fork, patched)
+        assert run_here(fork, *flags, "--run-dir", "stopped") == 130
+    assert run_here(fork, "--resume", "stopped") == 0
+    check_same_run("stopped", "whole")
     state = load("whole")["agent"]
     if fork.__name__ == "fork_attributes":
         assert state["best"] > -20 and len(state["recent"]) == 4
-        assert float(state["temperature"]) == pytest.approx(0.999**1600, rel=1e-3)
-        header, first, *_, last = without_seconds(run / "episodes.csv")
+        assert float(state["temperature"]) == pytest.approx(0.999**1000, rel=1e-3)
+        header, first, *_, last = without_seconds(tmp_path / "whole" / "episodes.csv")
         assert len(header) == len(first) == len(last)
         assert (first[header.index("late")], last[header.index("late")]) == ("", "1.0")
     if fork.__name__ in ("fork_parameter", "fork_item"):
         assert float(state["log_alpha"]) < -0.5
     if fork.__name__ == "fork_optim":
-        assert state["critic_optimizer"]["state"][0]["step"] > 1000
+        assert state["critic_optimizer"]["state"][0]["step"] > 700
 
 
 @pytest.mark.parametrize("fork", ["deque", "modules in a list"], indirect=True)
