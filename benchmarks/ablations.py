@@ -3,8 +3,8 @@
     python benchmarks/ablations.py                     all: hours
     python benchmarks/ablations.py --only DDPG Pendulum    groups whose titles have both words
 
-DDPG: no target networks (τ = 1), no noise, and our deviations, one by one. DQN: Boltzmann against
-ε-greedy, with and without a target network, double, Huber. A3C: the number of workers.
+DDPG: no target networks (τ = 1), no noise, and our deviations, one by one. DQN: no target network,
+double, Huber. A3C: the number of workers.
 
 As with learning.py, what was interrupted is resumed. To results/: ablations.csv (a row a seed),
 ablations_curves.csv, ablations_summary.csv and ablations.png.
@@ -35,17 +35,9 @@ DDPG = {
 }
 DQN = {
     "defaults": "--compile",
-    "ε-greedy": "--compile --exploration epsilon-greedy",
     "no target network": "--compile --tau 1",
-    "ε-greedy, no target": "--compile --exploration epsilon-greedy --tau 1",
     "double": "--compile --double",
     "Huber's loss": "--compile --huber",
-    "temperature 0.1": "--compile --temperature 0.1",
-}
-DQN_ACROBOT = {
-    "defaults": "--compile",
-    "temperature 0.1": "--compile --temperature 0.1",
-    "temperature 0.1, 64-64": "--compile --temperature 0.1 --hidden-sizes 64 64",
 }
 A3C = {f"{n} worker{'s' * (n > 1)}": f"--num-workers {n}" for n in (1, 2, 4)}
 
@@ -67,7 +59,6 @@ GROUPS = {
     "DDPG, InvertedPendulum": group("ddpg_continuous", "InvertedPendulum-v5", 20_000, STABILITY),
     "DQN, Shower": group("dqn_shower", "dqn_shower:Shower-v0", 5_000, DQN, 100),
     "DQN, CartPole": group("dqn_shower", "CartPole-v1", 50_000, DQN, 100),
-    "DQN, Acrobot": group("dqn_shower", "Acrobot-v1", 100_000, DQN_ACROBOT, 100),
     "A3C, CartPole": group("a3c_cartpole", "CartPole-v1", 500_000, A3C, 100),
 }
 

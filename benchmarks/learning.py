@@ -33,7 +33,6 @@ DDPG, DQN, A3C, RANDOM = "ddpg_continuous", "dqn_shower", "a3c_cartpole", "rando
 TEN, FIVE, THREE = range(11, 21), range(11, 16), range(11, 14)  # 1 to 10 are for tuning
 CHEETAH = {"TD3's DDPG": 8577, "CleanRL, v4": 10374}
 CHEETAH_NOISE = "--noise-theta 1 --noise-sigma 0.1 --noise-final 1"
-DQN_ACROBOT = "--compile --temperature 0.1 --hidden-sizes 64 64"
 A3C_2 = "--num-workers 2"
 A3C_ACROBOT = "--num-workers 2 --entropy-coef 0.5"
 LANDER = {"RL Zoo, A2C, v2, 200k": 155.8}
@@ -49,7 +48,8 @@ LEARNERS = [
     Experiment(DDPG, "HalfCheetah-v5", 1_000_000, THREE, flags=CHEETAH_NOISE, published=CHEETAH),
     Experiment(DQN, SHOWER, 5_000, TEN, 100, published={"optimum": 414 / 7}),
     Experiment(DQN, "CartPole-v1", 50_000, TEN, 100, "--compile", published={"RL Zoo": 500}),
-    Experiment(DQN, "Acrobot-v1", 100_000, FIVE, 100, DQN_ACROBOT, published={"RL Zoo": -76.6}),
+    Experiment(DQN, "Acrobot-v1", 100_000, FIVE, 100, "--compile", published={"RL Zoo": -76.6}),
+    Experiment(DQN, "LunarLander-v3", 200_000, THREE, 100, "--compile"),
     Experiment(A3C, "CartPole-v0", 200_000, TEN, 100, A3C_2),
     Experiment(A3C, "CartPole-v1", 500_000, TEN, 100, A3C_2, published={"RL Zoo, A2C": 500}),
     Experiment(

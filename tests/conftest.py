@@ -18,7 +18,7 @@ SMALL = {  # flags that make a run short, and yet learn
     "random_baseline": "",
     "ddpg_continuous": "--no-compile --learning-starts 500 --hidden-sizes 16 16 --batch-size 16 "
     "--buffer-size 1000",
-    "dqn_shower": "--env-id CartPole-v1 --learning-starts 300 --hidden-sizes 8 8 "
+    "dqn_shower": "--env-id CartPole-v1 --learning-starts 300 --hidden-sizes 8 8 --batch-size 16 "
     "--buffer-size 1000",
 }
 SMALL = {

@@ -17,7 +17,7 @@ import torch
 from torch import multiprocessing
 
 import a3c_cartpole as a3c
-from tests.conftest import ROOT, SMALL, load, run_here, start
+from tests.conftest import ROOT, SMALL, load, run_here, start, wait_for
 
 LOCK = threading.Lock()
 TWO = [*SMALL["a3c_cartpole"], "--num-workers", "2"]
@@ -275,7 +275,7 @@ def test_the_best_parameters_are_kept():
         assert agent.best_theta[0] == best
 
 
-def test_best_plays_the_best(tmp_path):
+def test_best_plays_the_best():
     agent, best = make_agent(), make_agent(best=True)
     for each in (agent, best):
         output = a3c.as_layers(each.theta.zero_(), each.sizes)[-1][1]
@@ -283,8 +283,6 @@ def test_best_plays_the_best(tmp_path):
         each.best_theta.copy_(each.theta)
         output[1] = 2.0
     assert (agent.act(np.zeros(4)), best.act(np.zeros(4))) == (1, 0)
-    assert run_here("a3c_cartpole", *SMALL["a3c_cartpole"], "--run-dir", "run") == 0
-    assert run_here("a3c_cartpole", "--play", "run", "--best") == 0
 
 
 # --- The processes
@@ -323,10 +321,7 @@ def start_and_wait(*flags, rows=5):
     """Start a long run in the folder run; return its process when some episodes are through."""
     flags = [*TWO, "--total-timesteps", 10**7, "--checkpoint-every", 0, *flags]
     process = start("a3c_cartpole", *flags, "--run-dir", "run")
-    path, deadline = Path("run/episodes.csv"), time.monotonic() + 60
-    while not (path.exists() and path.read_text().count("\n") > rows):
-        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
-        time.sleep(0.01)
+    wait_for(process, "run", rows)
     return process
 
 
@@ -340,22 +335,19 @@ on_linux = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="read
 
 
 @on_linux
-@pytest.mark.parametrize(
-    ("number", "whole_group", "code"),
-    [(signal.SIGINT, True, 130), (signal.SIGINT, False, 130), (signal.SIGTERM, False, -15)],
-)
-def test_stop_leaves_a_checkpoint_and_no_process(number, whole_group, code):
-    """Ctrl-C reaches every process of the group."""
-    process = start_and_wait()
-    pids = children(process.pid)
-    assert len(workers(process.pid)) == 2
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_stop_leaves_a_checkpoint_and_no_process(number):
+    """Ctrl-C reaches every process of the group, and workers that are still starting."""
+    process = start_and_wait(rows=1)
+    pids, both = children(process.pid), workers(process.pid)
     memory = shared_memory([process.pid, *pids])
-    assert memory
-    for pid in (*(workers(process.pid) if whole_group else ()), process.pid):
+    assert len(both) == 2 and memory
+    for pid in (*(both if number == signal.SIGINT else ()), process.pid):
         os.kill(pid, number)
     _, err = process.communicate(timeout=20)
-    assert process.returncode == code
-    assert code < 0 or ("--resume run" in err and "Traceback" not in err)
+    assert process.returncode == (130 if number == signal.SIGINT else -number)
+    if number == signal.SIGINT:
+        assert "--resume run" in err and "Traceback" not in err
     assert gone(pids) and not any(path.exists() for path in memory)
     assert load("run")["agent"]["T"] > 0
 
@@ -387,7 +379,6 @@ def test_a_killed_worker_ends_the_run_and_it_resumes():
     ("error", "message"),
     [
         ("RuntimeError", "RuntimeError: the environment broke"),
-        ("ConnectionResetError", "ConnectionResetError: lost"),
         ("SystemExit", "a worker ended early, at step"),  # with code 0, as if all were well
     ],
 )
@@ -400,22 +391,12 @@ def test_a_failing_worker_ends_the_run_with_its_traceback(error, message):
     assert load("run")["agent"]["T"] >= 10
 
 
-def test_more_workers_take_up_a_run():
+def test_more_workers_take_up_a_run_and_count_every_step():
     assert run_here("a3c_cartpole", *SMALL["a3c_cartpole"], "--run-dir", "run") == 0
-    flags = ["--num-workers", 2, "--total-timesteps", 40_000]
+    flags = ["--num-workers", 2, "--total-timesteps", 60_000]  # in few, one may do all
     assert run_here("a3c_cartpole", "--resume", "run", *flags) == 0
-    assert min(load("run")["agent"]["episodes"]) > 0
-
-
-@on_linux
-def test_workers_do_not_outlive_a_killed_run():
-    process = start_and_wait()
-    pids = children(process.pid)
-    memory = shared_memory([process.pid, *pids])
-    assert len(pids) >= 2 and memory
-    process.kill()
-    process.communicate()
-    assert gone(pids) and not any(path.exists() for path in memory)
+    agent = load("run")["agent"]
+    assert agent["T"] == 60_000 and min(agent["episodes"]) > 0
 
 
 @on_linux
@@ -458,14 +439,6 @@ def test_closing_the_generator_ends_the_workers():
     assert len(pids) == 2
     episodes.close()
     assert gone(pids)
-
-
-def test_two_workers_count_every_step():
-    steps = 60_000  # in 1,200 the first may be through before the second has started
-    flags = [*TWO, "--total-timesteps", steps, "--run-dir", "run"]
-    assert run_here("a3c_cartpole", *flags) == 0
-    agent = load("run")["agent"]
-    assert agent["T"] == steps and min(agent["episodes"]) > 0
 
 
 def test_two_workers_play_different_episodes():

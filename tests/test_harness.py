@@ -1,8 +1,11 @@
-"""What every script does alike: command line, outputs, resume, play, tracking, errors."""
+"""What every script does alike: command line, outputs, resume, play, tracking, errors.
+
+The harness is the same in all, to the byte, which a test here holds; so what is its own is tested
+with the script that is fastest to run.
+"""
 
 import ast
 import csv
-import importlib
 import json
 import os
 import pickle
@@ -20,8 +23,21 @@ import pytest
 import torch
 
 import random_baseline
-from tests.conftest import ROOT, SCRIPTS, SMALL, load, run_here, same_state, start, without_seconds
+from tests.conftest import (
+    ROOT,
+    SCRIPTS,
+    SMALL,
+    check_same_run,
+    load,
+    run_here,
+    same_state,
+    start,
+    wait_for,
+    without_seconds,
+)
 
+FASTEST = "random_baseline"
+RUN = [*SMALL[FASTEST], "--run-dir", "run"]
 EVALUATION = r"evaluation: mean return -?\d+\.\d ± \d+\.\d over \d+ episodes; the run is in "
 
 
@@ -128,30 +144,27 @@ def test_same_seed_same_run(script, tmp_path):
 
 def test_play_and_videos(script, tmp_path, capsys, monkeypatch):
     monkeypatch.delenv("DISPLAY", raising=False)
-    assert run_here(script, *SMALL[script], "--run-dir", "run", "--capture-video") == 0
+    assert run_here(script, *SMALL[script], "--run-dir", "run") == 0
     trained = capsys.readouterr().out.splitlines()[-1]
-    videos = sorted((tmp_path / "run" / "videos").iterdir())
-    assert [path.name for path in videos] == [f"rl-video-episode-{i}.mp4" for i in (0, 1)]
-    assert min(path.stat().st_size for path in videos) > 1000
     before = everything()
-    assert run_here(script, "--play", "run", "--no-capture-video") == 0
+    assert run_here(script, "--play", "run") == 0
     assert capsys.readouterr().out.splitlines()[-1] == trained
     assert everything() == before
-    with pytest.warns(UserWarning, match="Overwriting"):
-        assert run_here(script, "--play", "run", "--eval-episodes", 3) == 0
-    assert len(list((tmp_path / "run" / "videos").glob("*.mp4"))) == 3
+    assert run_here(script, "--play", "run", "--eval-episodes", 1, "--capture-video") == 0
+    (video,) = (tmp_path / "run" / "videos").iterdir()
+    assert video.name == "rl-video-episode-0.mp4" and video.stat().st_size > 1000
 
 
-def test_play_opens_a_window_where_there_is_a_screen(script, monkeypatch):
-    assert run_here(script, *SMALL[script], "--run-dir", "run") == 0
+def test_play_opens_a_window_where_there_is_a_screen(monkeypatch):
+    assert run_here(FASTEST, *RUN) == 0
     monkeypatch.setenv("DISPLAY", ":0")
     modes, make = [], gym.make
     monkeypatch.setattr(gym, "make", lambda id, **k: modes.append(k.get("render_mode")) or make(id))
-    assert run_here(script, "--play", "run") == 0
+    assert run_here(FASTEST, "--play", "run") == 0
     assert modes == ["human"]
 
 
-def test_offline_tracking(script, monkeypatch):
+def test_offline_tracking(monkeypatch):
     import wandb
 
     monkeypatch.setenv("WANDB_MODE", "offline")
@@ -165,7 +178,7 @@ def test_offline_tracking(script, monkeypatch):
         log(run, row, **options)
 
     monkeypatch.setattr(wandb.Run, "log", spy)
-    assert run_here(script, *SMALL[script], "--run-dir", "run", "--track", "--capture-video") == 0
+    assert run_here(FASTEST, *RUN, "--track", "--capture-video") == 0
     rows = load("run")["rows"]
     assert rows and logged[: len(rows)] == rows
     assert {name for row in logged[len(rows) :] for name in row} == {
@@ -173,8 +186,8 @@ def test_offline_tracking(script, monkeypatch):
     }
 
 
-def test_without_tracking_wandb_is_not_imported(script):
-    code = f"import sys, {script}; {script}.main({SMALL[script]}); sys.exit('wandb' in sys.modules)"
+def test_without_tracking_wandb_is_not_imported():
+    code = f"import sys, {FASTEST}; {FASTEST}.main({RUN}); sys.exit('wandb' in sys.modules)"
     command, environment = [sys.executable, "-c", code], os.environ | {"PYTHONPATH": str(ROOT)}
     assert subprocess.run(command, env=environment, timeout=120).returncode == 0
 
@@ -182,106 +195,84 @@ def test_without_tracking_wandb_is_not_imported(script):
 # --- Interruption
 
 
-def wait_for(process, run, condition):
-    """Wait until a run has come so far."""
-    deadline = time.monotonic() + 60
-    while process.poll() is None and time.monotonic() < deadline:
-        if (run / "episodes.csv").exists() and condition():
-            return
-        time.sleep(0.005)
-    raise AssertionError(f"the run ended too soon: {process.communicate()}")
-
-
-def check_killed_and_resumed(script, tmp_path, *flags):
-    """SIGKILL at three moments, each run continued from where it was killed."""
-    flags = [*flags, "--checkpoint-every", 0]
-    with start(script, *flags, "--run-dir", "whole") as process:
-        _, err = process.communicate()
-    assert process.returncode == 0, err
-    run = tmp_path / "killed"
-    process = start(script, *flags, "--run-dir", run)
-    for rows in (1, 5, 9):
-        wait_for(
-            process, run, lambda rows=rows: (run / "episodes.csv").read_text().count("\n") > rows
-        )
-        process.send_signal(signal.SIGKILL)
+def check_killed_and_resumed(script, *flags, kills=(4,)):
+    """Kill a run when it has so many rows, go on with it; in the end it is as if never killed."""
+    flags = [*SMALL[script], "--total-timesteps", 2000, *flags, "--checkpoint-every", 0]
+    assert run_here(script, *flags, "--run-dir", "whole") == 0
+    for rows in kills:
+        again = rows > kills[0]
+        process = start(script, *(["--resume", "run"] if again else [*flags, "--run-dir", "run"]))
+        wait_for(process, "run", rows)
+        process.kill()
         process.communicate()
-        process = start(script, "--resume", run)
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
-    assert re.search(EVALUATION, out)
-    whole = tmp_path / "whole"
-    assert without_seconds(run / "episodes.csv") == without_seconds(whole / "episodes.csv")
-    assert same_state(load(run), load(whole))
-    assert (run / "evaluation.csv").read_text() == (whole / "evaluation.csv").read_text()
+    assert run_here(script, "--resume", "run") == 0
+    check_same_run("run", "whole")
 
 
-def test_killed_and_resumed_is_as_never_stopped(script, tmp_path):
-    check_killed_and_resumed(script, tmp_path, *SMALL[script], "--total-timesteps", 3000)
+def test_killed_and_resumed_is_as_never_stopped(script):
+    check_killed_and_resumed(script)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("script", "flags"),
     [
-        ("ddpg_continuous", "--compile --total-timesteps 3000"),
-        ("ddpg_continuous", "--compile --env-id LunarLanderContinuous-v3 --total-timesteps 3000"),
+        ("ddpg_continuous", "--compile"),
+        ("ddpg_continuous", "--compile --env-id LunarLanderContinuous-v3"),
         ("ddpg_continuous", "--env-id HalfCheetah-v5 --total-timesteps 12000"),
-        ("dqn_shower", "--compile --env-id LunarLander-v3 --total-timesteps 3000"),
+        ("dqn_shower", "--compile --env-id LunarLander-v3"),
         ("a3c_cartpole", "--env-id LunarLander-v3 --total-timesteps 12000"),
     ],
 )
-def test_killed_and_resumed_elsewhere(script, flags, tmp_path):
-    """Compiled, on Box2D, on MuJoCo."""
-    check_killed_and_resumed(script, tmp_path, *SMALL[script], *flags.split())
+def test_killed_and_resumed_elsewhere(script, flags):
+    """Compiled, on Box2D, on MuJoCo; three times."""
+    check_killed_and_resumed(script, *flags.split(), kills=(1, 4, 8))
 
 
-def test_killed_while_a_checkpoint_is_written(script, tmp_path):
+def test_killed_while_a_checkpoint_is_written(tmp_path):
     """What is half-written never takes the place of the last checkpoint."""
-    assert run_here(script, *SMALL[script], "--run-dir", "run") == 0
+    assert run_here(FASTEST, *RUN) == 0
     whole = (tmp_path / "run" / "checkpoint.pt").read_bytes()
     (tmp_path / "run" / "checkpoint.tmp").write_bytes(whole[:500])
     (tmp_path / "run" / "episodes.csv").write_text("episode,times")
     (tmp_path / "run" / "args.json").write_text("{")
-    assert run_here(script, "--resume", "run") == 0
+    assert run_here(FASTEST, "--resume", "run") == 0
     assert len(without_seconds(tmp_path / "run" / "episodes.csv")) == len(load("run")["rows"]) + 1
     assert json.loads((tmp_path / "run" / "args.json").read_text())["total_timesteps"] == 1200
 
 
-def test_ctrl_c_keeps_the_last_checkpoint_and_says_how_to_go_on(script, tmp_path):
-    run = tmp_path / "run"
-    flags = [*SMALL[script], "--total-timesteps", 10_000_000, "--checkpoint-every", 0]
-    process = start(script, *flags, "--run-dir", run)
-    wait_for(process, run, lambda: (run / "episodes.csv").read_text().count("\n") > 2)
+def test_ctrl_c_keeps_the_last_checkpoint_and_says_how_to_go_on():
+    flags = [*RUN, "--total-timesteps", 10**7, "--checkpoint-every", 0]
+    process = start(FASTEST, *flags)
+    wait_for(process, "run", 1)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert f"--resume {run}" in err and "Traceback" not in err
-    rows = load(run)["rows"]
+    assert "--resume run" in err and "Traceback" not in err
+    rows = load("run")["rows"]
     assert len(rows) >= 2
     total = rows[-1]["timestep"] + 300
-    assert run_here(script, "--resume", run, "--total-timesteps", total, "--eval-episodes", 1) == 0
-    assert load(run)["rows"][: len(rows)] == rows
+    assert run_here(FASTEST, "--resume", "run", "--total-timesteps", total) == 0
+    assert load("run")["rows"][: len(rows)] == rows
 
 
-def test_resume_of_a_finished_run_only_evaluates(script, tmp_path):
-    run_here(script, *SMALL[script], "--run-dir", "run")
+def test_resume_of_a_finished_run_only_evaluates(tmp_path):
+    run_here(FASTEST, *RUN)
     before = (tmp_path / "run" / "episodes.csv").read_bytes(), load("run")
-    assert run_here(script, "--resume", "run", "--eval-episodes", 3) == 0
+    assert run_here(FASTEST, "--resume", "run", "--eval-episodes", 3) == 0
     assert (tmp_path / "run" / "episodes.csv").read_bytes() == before[0]
     assert same_state(load("run"), before[1])
     assert (tmp_path / "run" / "evaluation.csv").read_text().count("\n") == 4
 
 
-def test_what_is_given_anew_wins(script):
-    run_here(script, *SMALL[script], "--run-dir", "run")
-    module = importlib.import_module(script)
-    args = module.parse_args(["--resume", "run", "--total-timesteps", "1500"])
+def test_what_is_given_anew_wins():
+    run_here(FASTEST, *RUN)
+    args = random_baseline.parse_args(["--resume", "run", "--total-timesteps", "1500"])
     assert (args.total_timesteps, args.eval_episodes) == (1500, 2)
-    assert run_here(script, "--resume", "run", "--total-timesteps", 1500) == 0
+    assert run_here(FASTEST, "--resume", "run", "--total-timesteps", 1500) == 0
     assert json.loads(load("run")["args"])["total_timesteps"] == 1500
     timesteps = [row["timestep"] for row in load("run")["rows"]]
-    assert timesteps == sorted(set(timesteps)) and timesteps[-1] <= 1500
+    assert timesteps == sorted(set(timesteps)) and 1200 < timesteps[-1] <= 1500
 
 
 def test_checkpoints_come_every_so_many_seconds(monkeypatch):
@@ -289,11 +280,11 @@ def test_checkpoints_come_every_so_many_seconds(monkeypatch):
     monkeypatch.setattr(
         random_baseline, "save", lambda *a: saves.append(time.monotonic()) or save(*a)
     )
-    flags = ["--total-timesteps", 60_000, "--eval-episodes", 1]
-    assert run_here("random_baseline", *flags, "--checkpoint-every", 0.1, "--run-dir", "a") == 0
+    flags = ["--total-timesteps", 20_000, "--eval-episodes", 1]
+    assert run_here(FASTEST, *flags, "--checkpoint-every", 0.1, "--run-dir", "a") == 0
     assert len(saves) > 4 and min(np.diff(saves[:-1])) >= 0.1
     saves.clear()
-    assert run_here("random_baseline", *flags, "--checkpoint-every", 1000, "--run-dir", "b") == 0
+    assert run_here(FASTEST, *flags, "--checkpoint-every", 1000, "--run-dir", "b") == 0
     assert len(saves) == 2
 
 
@@ -324,15 +315,13 @@ WRONG = {
         ("env_id", "CartPole-v1"),
     ],
     "dqn_shower": [
-        ("learning_rate temperature", "0 -1 nan inf"),
-        ("gamma tau learning_rate_final epsilon_final epsilon_fraction", "-0.1 1.01 nan"),
-        ("epsilon_fraction", "0"),
+        ("learning_rate epsilon_fraction", "0 -1 nan inf"),
+        ("gamma tau learning_rate_final epsilon_final", "-0.1 1.01 nan"),
         (
             "batch_size buffer_size learning_starts target_network_frequency hidden_sizes",
             "0 -1 1.5",
         ),
         ("learning_starts", "30000"),
-        ("exploration", "greedy"),
         ("device", "tpu"),
         ("env_id", "Pendulum-v1 tests.environments:FirstActionFive-v0"),
     ],
@@ -422,21 +411,13 @@ def test_resume_of_something_else(script, tmp_path, capsys):
         check_usage_error(script, flags, "checkpoint.pt.*size", capsys)
 
 
-NAN = [
-    ("a3c_cartpole", "Discrete", ["--num-workers", 1]),
-    ("ddpg_continuous", "", ["--no-compile", "--learning-starts", 10]),
-    ("dqn_shower", "Discrete", ["--learning-starts", 10]),
-]
-
-
-@pytest.mark.parametrize(("script", "kind", "flags"), NAN)
 @pytest.mark.parametrize("what", ["NanReward", "NanObservation"])
-def test_nan_stops_a_run(script, kind, flags, what):
-    flags = [*flags, "--env-id", f"tests.environments:{what}{kind}-v0", "--total-timesteps", 100]
-    process = start(script, *flags, "--run-dir", "run", "--checkpoint-every", 0)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 1
-    assert re.search("FloatingPointError: .*(nan|not finite)", err)
+@pytest.mark.parametrize("script", ["a3c_cartpole", "ddpg_continuous", "dqn_shower"])
+def test_nan_stops_a_run(script, what):
+    kind = "" if script == "ddpg_continuous" else "Discrete"
+    flags = ["--env-id", f"tests.environments:{what}{kind}-v0", "--run-dir", "run"]
+    with pytest.raises(Exception, match="FloatingPointError|nan|not finite"):
+        run_here(script, *SMALL[script], *flags, "--checkpoint-every", 0)
     assert load("run")["rows"] == []
 
 
