@@ -344,7 +344,7 @@ def interpolate(start: float, end: float, progress: float) -> float:
 def make_env(env_id: str, render_mode: str | None = None) -> gym.Env:
     """Make an environment; ValueError if its spaces do not fit.
 
-    Actions are rescaled to [−1, 1], observations by half the width of their bounds, if below 1.
+    Actions are rescaled to [−1, 1]; observations whose bounds are less than 2 apart are stretched.
     """
     env = gym.make(env_id, **({"render_mode": render_mode} if render_mode else {}))
     s, a = env.observation_space, env.action_space
@@ -354,9 +354,9 @@ def make_env(env_id: str, render_mode: str | None = None) -> gym.Env:
             f"needs a Box (S,) and a bounded Box (A,), has observations {s}, actions {a}"
         )
 
-    scale = np.minimum((s.high - s.low) / 2, 1).astype(s.dtype)
-    scaled = gym.spaces.Box(s.low / scale, s.high / scale, dtype=s.dtype)
-    env = gym.wrappers.TransformObservation(env, lambda observation: observation / scale, scaled)
+    scale = np.minimum((s.high.astype(float) - s.low) / 2, 1)
+    space = gym.spaces.Box(s.low / scale, s.high / scale, dtype=np.float64)
+    env = gym.wrappers.TransformObservation(env, lambda observation: observation / scale, space)
 
     def rescale(action: np.ndarray) -> np.ndarray:
         scaled = a.low + (action + 1) / 2 * (a.high - a.low)

@@ -248,6 +248,7 @@ def test_observations_within_narrow_bounds_are_stretched():
     wide = ddpg.make_env("Pendulum-v1"), gym.make("Pendulum-v1")
     np.testing.assert_array_equal(*(env.reset(seed=0)[0] for env in wide))
     assert wide[0].observation_space == wide[1].observation_space
+    assert ddpg.make_env("tests.environments:Bytes-v0").observation_space.high.tolist() == [127, 2]
 
 
 def test_buffer_wraps_around_and_is_restored():
