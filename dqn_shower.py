@@ -35,8 +35,8 @@ Symbol → name in the code
     C           → args.target_network_frequency
 
 Deviations from the paper, and the flags that undo them
-    Observations are vectors, with no frames to stack. The preprocessing φ is to count the
-        shower's temperature from 38 °C: in raw degrees, 35 and 41 look much the same to a network.
+    Observations are vectors, with no frames to stack. The preprocessing φ counts the shower's
+        temperature from 38 °C: in raw degrees, 35 and 41 look much the same to a network.
     The error is not clipped. With --huber, as in the paper, one seed of five learns CartPole:
         terminal transitions are rare, have errors of up to 100, and then weigh no more than others.
     Rewards are not clipped. A time limit is not terminal.
