@@ -321,7 +321,9 @@ def train(env: gym.Env, agent: Agent, args: Args) -> Iterator[dict[str, float]]:
     workers = multiprocessing.spawn(work, shared, args.num_workers, join=False, daemon=True)
     signal.signal(signal.SIGINT, handler)
     try:
-        while not workers.join(timeout=0):  # it raises a worker's error
+        finished = False
+        while not finished:
+            finished = workers.join(timeout=0)  # it raises a worker's error
             alive = all(process.is_alive() for process in workers.processes)
             if not alive and agent.timestep < args.total_timesteps:
                 raise ChildProcessError(f"a worker ended early, at step {agent.timestep}")

@@ -376,14 +376,14 @@ def test_a_killed_worker_ends_the_run_and_it_resumes():
 
 
 @pytest.mark.parametrize(
-    ("error", "message"),
+    ("error", "number", "message"),
     [
-        ("RuntimeError", "RuntimeError: the environment broke"),
-        ("SystemExit", "a worker ended early, at step"),  # with code 0, as if all were well
+        ("RuntimeError", 2, "RuntimeError: the environment broke"),
+        ("SystemExit", 1, "a worker ended early, at step"),  # with code 0, as if all were well
     ],
 )
-def test_a_failing_worker_ends_the_run_with_its_traceback(error, message):
-    flags = ["--env-id", f"tests.environments:{error}AfterAWhile-v0", "--num-workers", 2]
+def test_a_failing_worker_ends_the_run_with_its_traceback(error, number, message):
+    flags = ["--env-id", f"tests.environments:{error}AfterAWhile-v0", "--num-workers", number]
     process = start("a3c_cartpole", *flags, "--run-dir", "run", "--checkpoint-every", 0)
     _, err = process.communicate(timeout=30)
     assert process.returncode == 1
