@@ -9,10 +9,8 @@ a noisy machine is noisy for all. Tables go to the output, progress to the error
     warm-up on, compilation excluded, with one update a step, and the peak memory of the process.
     Both sides: networks of the same size (checked), the same batch size, a buffer of the same size,
     as many updates in the timed window (checked), denormals flushed, nothing logged; for DDPG OU
-    noise, for DQN a soft update of the target at every step. What differs is the design: ours also
-    normalises observations, and draws DQN's actions from Boltzmann's distribution, its defaults;
-    SB3 explores ε-greedily (ε is 1 at first, so at first it saves the network's forward pass) and
-    wraps the environment in a monitor and a vector of one.
+    noise, for DQN a soft update of the target at every step. What differs is the design: SB3 wraps
+    the environment in a monitor and a vector of one.
     The random agent on CartPole-v1, whose floor is the environment alone.
     A3C on CartPole-v1 with 1, 2 and 4 workers, beside SB3's A2C with 8 environments in its one
     process, both at their defaults: two hidden layers of 64, which SB3 has twice, for π and for V,
@@ -93,7 +91,7 @@ class Case(NamedTuple):
 
 
 DEFAULTS = (Case("DDPG", (400, 300), 64), Case("DQN", (24, 24), 32))
-CASES = (DEFAULTS[0], Case("DDPG", (256, 256), 256), DEFAULTS[1])
+CASES = (DEFAULTS[0], Case("DDPG", (256, 256), 256), DEFAULTS[1], Case("DQN", (64, 64), 128))
 WIDER = [Case("DDPG", (width, width), 64) for width in (64, 128, 256, 512)]
 WIDER += [Case("DQN", (width, width), 32) for width in (64, 256)]
 LARGER = [Case("DDPG", (400, 300), batch_size) for batch_size in (16, 256)]
@@ -217,11 +215,11 @@ def run_ours(case: Case, steps: int, compile: bool) -> Run:
     total = WARM_UP + steps
     options = {"learning_starts": LEARNING_STARTS, "total_timesteps": total}
     agent, env, script = make_agent(case, compile, **options)
-    agent.update = update = Counted(agent.update)
+    agent.buffer.sample = samples = Counted(agent.buffer.sample)  # one an update
     marks = []
     for _ in script.train(env, agent, agent.args):
         if agent.timestep in (WARM_UP, total):
-            marks.append((time.perf_counter(), update.calls))
+            marks.append((time.perf_counter(), samples.calls))
     networks = (agent.actor, agent.critic) if case.algorithm == "DDPG" else (agent.q_network,)
     return end_run(marks, steps, *networks)
 
@@ -475,8 +473,9 @@ def time_updates(case: Case, rounds: int) -> dict[str, list[float]]:
     """Return seconds of an update and of the floor, in turns, a value for each round."""
     functions = {}
     for name, compile in (("compiled", True), ("eager", False)):
-        agent, env, _ = make_agent(case, compile)
-        functions[name] = partial(agent.update, *fill(agent))
+        agent, env, script = make_agent(case, compile)
+        update = script.compiled(agent.update) if compile else agent.update
+        functions[name] = partial(update, *fill(agent))
     A = env.action_space.shape[0] if case.algorithm == "DDPG" else env.action_space.n
     functions["floor"] = make_floor(env.observation_space.shape[0], int(A), case)
     seconds: dict[str, list[float]] = {name: [] for name in functions}
@@ -513,8 +512,8 @@ def first_update(case: Case, cache: str) -> tuple[float, float, float]:
     make_agent(case, compile=False)  # imports are no part of the time
 
     start = time.perf_counter()
-    agent, _, _ = make_agent(case, compile=True)
-    agent.update(*fill(agent, transitions=1))
+    agent, _, script = make_agent(case, compile=True)
+    script.compiled(agent.update)(*fill(agent, transitions=1))
     seconds = time.perf_counter() - start
     return seconds, peak_memory(resource.RUSAGE_SELF), peak_memory(resource.RUSAGE_CHILDREN)
 
