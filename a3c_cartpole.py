@@ -184,7 +184,7 @@ class Agent:
 
     @property
     def timestep(self) -> int:
-        return int(self.T)
+        return self.T.item()
 
     @property
     def episode(self) -> int:
@@ -228,9 +228,10 @@ class Agent:
 
     def count_step(self, lock: Any) -> bool:
         """T ← T + 1, exactly, whoever else counts; False, and no step, if T_max is reached."""
+        T = self.T.numpy()  # the same memory: NumPy counts faster
         with lock:
-            more = self.timestep < self.args.total_timesteps
-            self.T += more
+            more = bool(self.args.total_timesteps > T)
+            T += more
         return more
 
     def keep_best(self, return_: float) -> None:
