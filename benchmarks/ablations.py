@@ -4,7 +4,7 @@
     python benchmarks/ablations.py --only DDPG Pendulum    groups whose titles have both words
 
 DDPG: no target networks (τ = 1), no noise, and our deviations, one by one. DQN: no target network,
-double, Huber. A3C: the number of workers.
+Huber's loss. A3C: the number of workers.
 
 As with learning.py, what was interrupted is resumed. To results/: ablations.csv (a row a seed),
 ablations_curves.csv, ablations_summary.csv and ablations.png.
@@ -36,7 +36,6 @@ DDPG = {
 DQN = {
     "defaults": "--compile",
     "no target network": "--compile --tau 1",
-    "double": "--compile --double",
     "Huber's loss": "--compile --huber",
 }
 A3C = {f"{n} worker{'s' * (n > 1)}": f"--num-workers {n}" for n in (1, 2, 4)}

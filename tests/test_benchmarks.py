@@ -328,7 +328,7 @@ def td3_by_the_paper(agent, batch, delayed):
         a_next = torch.clip(target_actor(s_next) + noise, -1, 1)
         x = torch.hstack((s_next, a_next))
         q_next = torch.minimum(target_critic.q1(x), target_critic.q2(x))[:, 0]
-        y = torch.where(terminated == 1, r, r + 0.99 * q_next)
+        y = torch.where(terminated == 1, r, r + 0.98 * q_next)
     x = torch.hstack((s, a))
     critic_loss = sum((q(x)[:, 0] - y).pow(2).mean() for q in (critic.q1, critic.q2))
     critic_loss.backward()
