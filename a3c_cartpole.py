@@ -108,8 +108,8 @@ class Args:
     """The command line: `env_id` is `--env-id`, and so on."""
 
     env_id: str = "CartPole-v1"  # Gymnasium environment, also as module:Env-v0
-    seed: NonNegativeInt = 1  # of all random numbers
-    total_timesteps: PositiveInt = 500_000  # environment steps in all, by all workers
+    seed: NonNegativeInt = 1  # seed of all random numbers
+    total_timesteps: PositiveInt = 500_000  # environment steps to train for, over all workers
     run_dir: Path | None = None  # a new folder for the run; else runs/ENV__SCRIPT__SEED__TIME
     resume: Path | None = None  # continue the run in this folder
     play: Path | None = None  # play greedy episodes of the run in this folder
@@ -346,7 +346,7 @@ def make_env(env_id: str, render_mode: str | None = None) -> gym.Env:
     s, a = env.observation_space, env.action_space
     flat = isinstance(s, gym.spaces.Box) and len(s.shape) == 1
     if not (flat and isinstance(a, gym.spaces.Discrete) and a.start == 0):
-        raise ValueError(f"needs a Box (S,) and Discrete(A), has observations {s}, actions {a}")
+        raise ValueError(f"needs a Box (S,) and Discrete(A), has {s} and {a}")
     return env
 
 
@@ -372,8 +372,8 @@ def seed_episode(env: gym.Env, *seed: int) -> np.random.Generator:
     """Return a generator for an episode, and seed all the others that it may draw from."""
     rng = np.random.default_rng(seed)
     number = int(rng.integers(2**32))
-    for seed_other in (torch.manual_seed, np.random.seed, random.seed, env.action_space.seed):
-        seed_other(number)
+    for seed_global in (torch.manual_seed, np.random.seed, random.seed, env.action_space.seed):
+        seed_global(number)
     return rng
 
 
@@ -394,7 +394,7 @@ def evaluate(agent: Agent, env: gym.Env, episodes: int) -> Rows:
 
 
 def state_of(agent: Agent) -> dict[str, Any]:
-    """Return all attributes of the agent but functions and its arguments."""
+    """Return every attribute of the agent except functions and its arguments."""
     state = {}
     for name, value in vars(agent).items():
         if hasattr(value, "state_dict"):  # networks, buffer, optimisers
@@ -411,17 +411,17 @@ def save(agent: Agent, args: Args, rows: Rows, run_dir: Path) -> None:
     checkpoint = {"args": text, "agent": state_of(agent), "rows": json.dumps(rows)}
     temporary = run_dir / "checkpoint.tmp"
     torch.save(checkpoint, temporary)
-    torch.load(temporary, weights_only=True, mmap=True)  # what cannot be loaded is an error now
+    torch.load(temporary, weights_only=True, mmap=True)  # what could not be loaded fails now
     os.replace(temporary, run_dir / "checkpoint.pt")
     (run_dir / "args.json").write_text(text)
     write_csv(rows, run_dir / "episodes.csv")
 
 
 def load(agent: Agent, run_dir: Path) -> Rows:
-    """Restore what `save` wrote; return the rows. No code in a foreign checkpoint is run."""
+    """Restore what `save` wrote; return the rows. A stranger's checkpoint can run no code."""
     checkpoint = torch.load(run_dir / "checkpoint.pt", map_location="cpu", weights_only=True)
-    if checkpoint["agent"].keys() != state_of(agent).keys():
-        raise ValueError(f"{SCRIPT}.py has other attributes than {[*checkpoint['agent']]}")
+    if different := checkpoint["agent"].keys() ^ state_of(agent).keys():
+        raise ValueError(f"of another version of {SCRIPT}.py: it differs in {different}")
     for name, value in checkpoint["agent"].items():
         attribute = getattr(agent, name)
         if hasattr(attribute, "load_state_dict"):
@@ -471,7 +471,9 @@ def learn(env: gym.Env, agent: Agent, args: Args, rows: Rows, run_dir: Path) -> 
             rows.append(row)
             if args.track:
                 wandb.log(row, step=agent.timestep)
-            bar.set_postfix_str(f"return {fmean(r['return'] for r in rows[-20:]):.1f}", False)
+            bar.set_postfix_str(
+                f"return {fmean(r['return'] for r in rows[-20:]):.1f}", refresh=False
+            )
             bar.update(agent.timestep - bar.n)
             if now - saved >= args.checkpoint_every:
                 save(agent, args, rows, run_dir)
@@ -484,9 +486,11 @@ def learn(env: gym.Env, agent: Agent, args: Args, rows: Rows, run_dir: Path) -> 
 def parse_args(argv: Sequence[str] | None = None) -> Args:
     """Read the command line; with --resume or --play, on top of the arguments of that run."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--resume", "--play", dest="folder", type=Path)
-    folder, saved = parser.parse_known_args(argv)[0].folder, Args()
-    if folder:
+    one_of = parser.add_mutually_exclusive_group()
+    for flag in ("--run-dir", "--resume", "--play"):
+        one_of.add_argument(flag, type=Path)
+    given, saved = parser.parse_known_args(argv)[0], Args()
+    if folder := given.resume or given.play:
         with usage(f"{folder}: not a run of {SCRIPT}.py", Exception):  # torch raises many kinds
             checkpoint = torch.load(folder / "checkpoint.pt", "cpu", weights_only=True)
             saved = TypeAdapter(Args).validate_json(checkpoint["args"])
@@ -519,7 +523,8 @@ def main(argv: Sequence[str] | None = None) -> tuple[Agent, Path]:
 
         name = "-".join(run_dir.absolute().parts[-2:])  # and its id: --resume goes on with it
         names = {"project": args.wandb_project_name, "entity": args.wandb_entity, "name": name}
-        wandb.init(**names, id=name, resume="allow", config=asdict(args))
+        resume = "allow" if args.resume else "never"
+        wandb.init(**names, id=name, resume=resume, config=asdict(args))
     try:
         if not args.play:
             learn(env, agent, args, rows, run_dir)
@@ -527,7 +532,7 @@ def main(argv: Sequence[str] | None = None) -> tuple[Agent, Path]:
             env = gym.wrappers.RecordVideo(env, f"{run_dir}/videos", episode_trigger=lambda _: True)
         rows = evaluate(agent, env, args.eval_episodes)
     except KeyboardInterrupt:
-        print(f"\nstopped: --resume {run_dir} goes on from the last checkpoint", file=sys.stderr)
+        print(f"\nstopped: --resume {run_dir} continues from the last checkpoint", file=sys.stderr)
         raise SystemExit(130) from None
     env.close()  # writes the last video
     returns = [row["return"] for row in rows]
@@ -538,8 +543,8 @@ def main(argv: Sequence[str] | None = None) -> tuple[Agent, Path]:
         for path in run_dir.glob("videos/*.mp4"):
             wandb.log({path.stem: wandb.Video(str(path))})
         wandb.finish()
-    print(f"evaluation: mean return {fmean(returns):.1f} ± {pstdev(returns):.1f}", end="")
-    print(f" over {len(rows)} episodes; the run is in {run_dir}")
+    print(f"evaluation: mean return {fmean(returns):.1f} ± {pstdev(returns):.1f} ", end="")
+    print(f"over {len(rows)} episodes; the run is in {run_dir}")
     return agent, run_dir
 
 

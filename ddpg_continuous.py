@@ -35,28 +35,28 @@ Symbol → name in the code
     μ, Q, μ′, Q′  → actor, critic, target_actor, target_critic
     R, 𝒩, N       → buffer, noise, args.batch_size
 
-Deviations from the paper's low-dimensional setting (section 7), and the flags that undo them
-    Observations within narrow bounds are stretched, such as MountainCar's velocity, which lies
-        within ±0.07: the networks would hardly see it.
-    No batch normalisation (section 3), no weight decay on Q, and the action enters Q at the first
-        layer, not the second: MountainCar fails in four of five seeds with the first, and in two
-        with either of the others.
-    The targets follow five times faster, as the runs are far shorter.               --tau 0.001
-    γ is smaller: with 0.99, some seeds learn to hover over LunarLander's moon, and InvertedPendulum
-        loses its balance again.                                                    --gamma 0.99
-    The noise starts larger and shrinks to a tenth over the run. The paper gives no time step; with
-        dt = 1, x ← x − θ x + σ N(0, 1) has a correlation time of 6 steps and a standard deviation
-        of 1.9 σ. For another dt, pass θ dt and σ √dt.         --noise-sigma 0.2 --noise-final 1
-    The learning rates fall to 0 over the second half of the run.      --learning-rate-final 1
-    The first update comes after 1,000 steps.                              --learning-starts 1
+Deviations from the paper's low-dimensional setting (section 7), with the flag that undoes each
+    Observations whose bounds are less than 2 apart are stretched to 2, such as MountainCar's
+        velocity, which lies within ±0.07: the networks would hardly see it.
+    No batch normalisation (section 3), no weight decay on Q, and the action enters Q at its first
+        layer. Of five seeds on MountainCar, four fail with batch normalisation, two with weight
+        decay, and two with the action at the second layer.
+    The targets follow five times faster, as the runs are far shorter: --tau 0.001
+    γ is smaller. With 0.99, some seeds hover above LunarLander's ground instead of landing, and
+        InvertedPendulum falls again late in training: --gamma 0.99
+    The noise starts larger and shrinks to a tenth over the run: --noise-sigma 0.2 --noise-final 1
+        Its scale is that of actions in [−1, 1]. The paper gives no time step: with dt = 1,
+        x ← x − θ x + σ N(0, 1) has a correlation time of 6 steps and a standard deviation of 1.9 σ;
+        for another dt, pass θ dt and σ √dt.
+    The learning rates fall to 0 over the second half of the run: --learning-rate-final 1
+    The first update comes after 1,000 steps: --learning-starts 1
     y omits Q′ after a terminal state, but not after a time limit; actions are clipped to their
         bounds. The paper mentions neither.
 
 Examples
     python ddpg_continuous.py --env-id Pendulum-v1
     python ddpg_continuous.py --env-id LunarLanderContinuous-v3 --total-timesteps 300000
-    python ddpg_continuous.py --env-id HalfCheetah-v5 --total-timesteps 1000000
-        --noise-theta 1 --noise-sigma 0.1 --noise-final 1
+    python ddpg_continuous.py --env-id HalfCheetah-v5 --total-timesteps 1000000 --noise-sigma 0.1
     python ddpg_continuous.py --resume runs/RUN
     python ddpg_continuous.py --play runs/RUN --capture-video
 """
@@ -102,8 +102,8 @@ class Args:
     """The command line: `env_id` is `--env-id`, and so on."""
 
     env_id: str = "Pendulum-v1"  # Gymnasium environment, also as module:Env-v0
-    seed: NonNegativeInt = 1  # of all random numbers
-    total_timesteps: PositiveInt = 20_000  # environment steps in all
+    seed: NonNegativeInt = 1  # seed of all random numbers
+    total_timesteps: PositiveInt = 20_000  # environment steps to train for
     run_dir: Path | None = None  # a new folder for the run; else runs/ENV__SCRIPT__SEED__TIME
     resume: Path | None = None  # continue the run in this folder
     play: Path | None = None  # play greedy episodes of the run in this folder
@@ -116,9 +116,9 @@ class Args:
 
     device: Literal["cpu", "cuda", "mps"] = "cpu"  # small networks are faster on the CPU
     compile: bool = True  # compile the update: needs a C++ compiler, takes 20 s at first
-    actor_learning_rate: PositiveFloat = 1e-4  # Adam's for μ
-    critic_learning_rate: PositiveFloat = 1e-3  # Adam's for Q
-    learning_rate_final: Fraction = 0.0  # what they fall to over the second half, as a fraction
+    actor_learning_rate: PositiveFloat = 1e-4  # Adam's learning rate for μ
+    critic_learning_rate: PositiveFloat = 1e-3  # Adam's learning rate for Q
+    learning_rate_final: Fraction = 0.0  # fraction they fall to over the second half of the run
     gamma: Fraction = 0.98  # discount factor γ
     tau: Fraction = 0.005  # rate τ at which the targets follow
     hidden_sizes: tuple[PositiveInt, ...] = (400, 300)  # units in the hidden layers of μ and of Q
@@ -127,11 +127,13 @@ class Args:
     learning_starts: PositiveInt = 1_000  # transitions in the buffer before the first update
     noise_theta: Fraction = 0.15  # Ornstein-Uhlenbeck: rate θ of the pull to 0; 1 is Gaussian noise
     noise_sigma: NonNegativeFloat = 0.5  # scale σ of the noise, where actions lie in [−1, 1]
-    noise_final: Fraction = 0.1  # what it shrinks to over the run, as a fraction
+    noise_final: Fraction = 0.1  # fraction to which it shrinks over the run
 
     def __post_init__(self) -> None:
         if not torch.get_device_module(self.device).is_available():
-            raise ValueError(f"device: {self.device} is not on this machine, or not in this torch")
+            raise ValueError(
+                f"device: {self.device} is not available here, or not in this build of torch"
+            )
         if self.learning_starts > self.total_timesteps:
             raise ValueError(f"learning_starts: at most {self.total_timesteps}, --total-timesteps")
 
@@ -175,7 +177,8 @@ class Critic(nn.Module):
 class Agent:
     """The networks, their targets and optimisers, and the replay buffer.
 
-    `episode` and `timestep` count finished episodes and environment steps.
+    `episode` and `timestep` count finished episodes and environment steps. A resumed run gets back
+    every attribute, and nothing else.
     """
 
     def __init__(self, env: gym.Env, args: Args) -> None:
@@ -198,12 +201,13 @@ class Agent:
 
     def update(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Learn from a minibatch of the replay buffer; return what to log."""
+        args = self.args
         s, a, r = batch["observation"], batch["action"], batch["reward"]
         s_next, terminated = batch["next_observation"], batch["terminated"]
 
         with torch.no_grad():
             q_next = self.target_critic(s_next, self.target_actor(s_next))
-            y = r + self.args.gamma * (1 - terminated) * q_next  # y = r + γ Q′(s′, μ′(s′))
+            y = r + args.gamma * (1 - terminated) * q_next  # y = r + γ Q′(s′, μ′(s′))
         q = self.critic(s, a)
         critic_loss = F.mse_loss(q, y)  # L = 1/N Σ (y − Q(s,a))²
         self.critic_optimizer.minimize(critic_loss)
@@ -211,8 +215,8 @@ class Agent:
         actor_loss = -self.critic(s, self.actor(s)).mean()  # −J; autograd: ∇a Q|a=μ(s) ∇θμ μ(s)
         self.actor_optimizer.minimize(actor_loss)
 
-        soft_update(self.target_critic, self.critic, self.args.tau)  # θQ′ ← τ θQ + (1−τ) θQ′
-        soft_update(self.target_actor, self.actor, self.args.tau)  # θμ′ ← τ θμ + (1−τ) θμ′
+        soft_update(self.target_critic, self.critic, args.tau)  # θQ′ ← τ θQ + (1−τ) θQ′
+        soft_update(self.target_actor, self.actor, args.tau)  # θμ′ ← τ θμ + (1−τ) θμ′
         log = {"critic_loss": critic_loss, "actor_loss": actor_loss, "q": q.mean()}
         return {name: value.detach() for name, value in log.items()}
 
@@ -228,18 +232,20 @@ def train(env: gym.Env, agent: Agent, args: Args) -> Iterator[dict[str, float]]:
         while not ended and agent.timestep < args.total_timesteps:  # for t = 1, …, T
             observation = np.array(observation)  # the environment may reuse its array
             progress = agent.timestep / args.total_timesteps
-            epsilon = args.noise_sigma * rng.standard_normal(noise.shape)
-            noise = noise - args.noise_theta * noise + epsilon  # Ornstein-Uhlenbeck
-            scale = interpolate(1.0, args.noise_final, progress)
+            gaussian = args.noise_sigma * rng.standard_normal(noise.shape)
+            noise = noise - args.noise_theta * noise + gaussian  # Ornstein-Uhlenbeck
+            scale = np.interp(progress, (0, 1), (1, args.noise_final))
             action = (agent.act(observation) + scale * noise).clip(-1, 1)  # a = μ(s|θμ) + 𝒩
             next_observation, reward, terminated, truncated, _ = env.step(action)
             agent.timestep += 1
-            agent.buffer.add(observation, action, reward, next_observation, terminated)  # in R
+            agent.buffer.add(
+                observation, action, reward, next_observation, terminated
+            )  # store in R
             if agent.buffer.count >= args.learning_starts:
-                decay = interpolate(1.0, args.learning_rate_final, 2 * progress - 1)
+                decay = np.interp(progress, (0.5, 1), (1, args.learning_rate_final))
                 agent.actor_optimizer.anneal(decay)
                 agent.critic_optimizer.anneal(decay)
-                batch = agent.buffer.sample(args.batch_size, rng, args.device)  # N from R
+                batch = agent.buffer.sample(args.batch_size, rng, args.device)  # sample N
                 for name, value in update(batch).items():  # θQ, θμ, θQ′ and θμ′
                     log[name].append(float(value))
             rewards.append(float(reward))
@@ -250,11 +256,10 @@ def train(env: gym.Env, agent: Agent, args: Args) -> Iterator[dict[str, float]]:
             yield {"return": sum(rewards), "length": len(rewards), **means}
 
 
-class ReplayBuffer(nn.Module):
+class ReplayBuffer:
     """The last `size` transitions, in one array, which takes up memory as it fills."""
 
     def __init__(self, size: int, env: gym.Env) -> None:
-        super().__init__()
         s, a = env.observation_space.shape, env.action_space.shape
         names = "observation action reward next_observation terminated".split()
         fields = [(name, np.float32, shape) for name, shape in zip(names, (s, a, (), s, ()))]
@@ -278,13 +283,13 @@ class ReplayBuffer(nn.Module):
         batch = self.data[rng.integers(len(self), size=batch_size)]
         return {name: torch.from_numpy(batch[name]).to(device) for name in batch.dtype.names}
 
-    def get_extra_state(self) -> dict[str, Any]:
-        """Return the transitions, as bytes, and how many there have been, for `state_dict`."""
+    def state_dict(self) -> dict[str, Any]:
+        """Return the transitions, as bytes, and how many there have been."""
         data = self.data[: len(self)].view(np.uint8)
         return {"data": torch.from_numpy(data), "count": self.count}
 
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Restore what `get_extra_state` returned."""
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
         self.count = state["count"]
         self.data[: len(self)] = state["data"].numpy().view(self.data.dtype)
 
@@ -333,13 +338,8 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
         print("slower, as with --no-compile: no C++ compiler, or no Python.h", file=sys.stderr)
         return function
     torch._dynamo.config.trace_autograd_ops = True  # torch.autograd.grad within the graph
-    options = {"cpp_wrapper": True, "size_asserts": False}  # less overhead a call
+    options = {"cpp_wrapper": True, "size_asserts": False}  # less overhead per call
     return torch.compile(function, fullgraph=True, options=options)
-
-
-def interpolate(start: float, end: float, progress: float) -> float:
-    """Go from start, at progress 0 and before, to end, at progress 1 and after."""
-    return start + min(max(progress, 0.0), 1.0) * (end - start)
 
 
 def make_env(env_id: str, render_mode: str | None = None) -> gym.Env:
@@ -351,11 +351,10 @@ def make_env(env_id: str, render_mode: str | None = None) -> gym.Env:
     s, a = env.observation_space, env.action_space
     flat = all(isinstance(x, gym.spaces.Box) and len(x.shape) == 1 for x in (s, a))
     if not (flat and a.is_bounded()):
-        raise ValueError(
-            f"needs a Box (S,) and a bounded Box (A,), has observations {s}, actions {a}"
-        )
+        raise ValueError(f"needs a Box (S,) and a bounded Box (A,), has {s} and {a}")
 
-    scale = np.minimum((s.high.astype(float) - s.low) / 2, 1)
+    half_width = (s.high.astype(float) - s.low) / 2
+    scale = np.where((half_width > 0) & (half_width < 1), half_width, 1)
     space = gym.spaces.Box(s.low / scale, s.high / scale, dtype=np.float64)
     env = gym.wrappers.TransformObservation(env, lambda observation: observation / scale, space)
 
@@ -388,8 +387,8 @@ def seed_episode(env: gym.Env, *seed: int) -> np.random.Generator:
     """Return a generator for an episode, and seed all the others that it may draw from."""
     rng = np.random.default_rng(seed)
     number = int(rng.integers(2**32))
-    for seed_other in (torch.manual_seed, np.random.seed, random.seed, env.action_space.seed):
-        seed_other(number)
+    for seed_global in (torch.manual_seed, np.random.seed, random.seed, env.action_space.seed):
+        seed_global(number)
     return rng
 
 
@@ -410,7 +409,7 @@ def evaluate(agent: Agent, env: gym.Env, episodes: int) -> Rows:
 
 
 def state_of(agent: Agent) -> dict[str, Any]:
-    """Return all attributes of the agent but functions and its arguments."""
+    """Return every attribute of the agent except functions and its arguments."""
     state = {}
     for name, value in vars(agent).items():
         if hasattr(value, "state_dict"):  # networks, buffer, optimisers
@@ -427,17 +426,17 @@ def save(agent: Agent, args: Args, rows: Rows, run_dir: Path) -> None:
     checkpoint = {"args": text, "agent": state_of(agent), "rows": json.dumps(rows)}
     temporary = run_dir / "checkpoint.tmp"
     torch.save(checkpoint, temporary)
-    torch.load(temporary, weights_only=True, mmap=True)  # what cannot be loaded is an error now
+    torch.load(temporary, weights_only=True, mmap=True)  # what could not be loaded fails now
     os.replace(temporary, run_dir / "checkpoint.pt")
     (run_dir / "args.json").write_text(text)
     write_csv(rows, run_dir / "episodes.csv")
 
 
 def load(agent: Agent, run_dir: Path) -> Rows:
-    """Restore what `save` wrote; return the rows. No code in a foreign checkpoint is run."""
+    """Restore what `save` wrote; return the rows. A stranger's checkpoint can run no code."""
     checkpoint = torch.load(run_dir / "checkpoint.pt", map_location="cpu", weights_only=True)
-    if checkpoint["agent"].keys() != state_of(agent).keys():
-        raise ValueError(f"{SCRIPT}.py has other attributes than {[*checkpoint['agent']]}")
+    if different := checkpoint["agent"].keys() ^ state_of(agent).keys():
+        raise ValueError(f"of another version of {SCRIPT}.py: it differs in {different}")
     for name, value in checkpoint["agent"].items():
         attribute = getattr(agent, name)
         if hasattr(attribute, "load_state_dict"):
@@ -487,7 +486,9 @@ def learn(env: gym.Env, agent: Agent, args: Args, rows: Rows, run_dir: Path) -> 
             rows.append(row)
             if args.track:
                 wandb.log(row, step=agent.timestep)
-            bar.set_postfix_str(f"return {fmean(r['return'] for r in rows[-20:]):.1f}", False)
+            bar.set_postfix_str(
+                f"return {fmean(r['return'] for r in rows[-20:]):.1f}", refresh=False
+            )
             bar.update(agent.timestep - bar.n)
             if now - saved >= args.checkpoint_every:
                 save(agent, args, rows, run_dir)
@@ -500,9 +501,11 @@ def learn(env: gym.Env, agent: Agent, args: Args, rows: Rows, run_dir: Path) -> 
 def parse_args(argv: Sequence[str] | None = None) -> Args:
     """Read the command line; with --resume or --play, on top of the arguments of that run."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--resume", "--play", dest="folder", type=Path)
-    folder, saved = parser.parse_known_args(argv)[0].folder, Args()
-    if folder:
+    one_of = parser.add_mutually_exclusive_group()
+    for flag in ("--run-dir", "--resume", "--play"):
+        one_of.add_argument(flag, type=Path)
+    given, saved = parser.parse_known_args(argv)[0], Args()
+    if folder := given.resume or given.play:
         with usage(f"{folder}: not a run of {SCRIPT}.py", Exception):  # torch raises many kinds
             checkpoint = torch.load(folder / "checkpoint.pt", "cpu", weights_only=True)
             saved = TypeAdapter(Args).validate_json(checkpoint["args"])
@@ -535,7 +538,8 @@ def main(argv: Sequence[str] | None = None) -> tuple[Agent, Path]:
 
         name = "-".join(run_dir.absolute().parts[-2:])  # and its id: --resume goes on with it
         names = {"project": args.wandb_project_name, "entity": args.wandb_entity, "name": name}
-        wandb.init(**names, id=name, resume="allow", config=asdict(args))
+        resume = "allow" if args.resume else "never"
+        wandb.init(**names, id=name, resume=resume, config=asdict(args))
     try:
         if not args.play:
             learn(env, agent, args, rows, run_dir)
@@ -543,7 +547,7 @@ def main(argv: Sequence[str] | None = None) -> tuple[Agent, Path]:
             env = gym.wrappers.RecordVideo(env, f"{run_dir}/videos", episode_trigger=lambda _: True)
         rows = evaluate(agent, env, args.eval_episodes)
     except KeyboardInterrupt:
-        print(f"\nstopped: --resume {run_dir} goes on from the last checkpoint", file=sys.stderr)
+        print(f"\nstopped: --resume {run_dir} continues from the last checkpoint", file=sys.stderr)
         raise SystemExit(130) from None
     env.close()  # writes the last video
     returns = [row["return"] for row in rows]
@@ -554,8 +558,8 @@ def main(argv: Sequence[str] | None = None) -> tuple[Agent, Path]:
         for path in run_dir.glob("videos/*.mp4"):
             wandb.log({path.stem: wandb.Video(str(path))})
         wandb.finish()
-    print(f"evaluation: mean return {fmean(returns):.1f} ± {pstdev(returns):.1f}", end="")
-    print(f" over {len(rows)} episodes; the run is in {run_dir}")
+    print(f"evaluation: mean return {fmean(returns):.1f} ± {pstdev(returns):.1f} ", end="")
+    print(f"over {len(rows)} episodes; the run is in {run_dir}")
     return agent, run_dir
 
 

@@ -34,17 +34,17 @@ Symbol → name in the code
     Q, Q̂, D     → q_network, target_network, buffer
     C           → args.target_network_frequency
 
-Deviations from the paper, and the flags that undo them
+Deviations from the paper, with the flag that undoes each
     Observations are vectors, with no frames to stack. The preprocessing φ counts the shower's
         temperature from 38 °C: in raw degrees, 35 and 41 look much the same to a network.
-    The error is not clipped. With --huber, as in the paper, one seed of five learns CartPole:
-        terminal transitions are rare, have errors of up to 100, and then weigh no more than others.
+    The error is not clipped: --huber. With it, only one seed in five learns CartPole: terminal
+        transitions are rare, have errors of up to 100, and then weigh no more than others.
     Rewards are not clipped. A time limit is not terminal.
-    Q̂ follows softly, at every step θ⁻ ← τ θ + (1−τ) θ⁻.
-                                                     --tau 1 --target-network-frequency 10000
-    Adam, not RMSProp. Its rate falls to 0 over the second half of the run. --learning-rate-final 1
-    Two layers of 64 units, minibatches of 128, an update at every step, a smaller memory, an
-        earlier start; ε falls over a fifth of the run to 0.05, and is 0 in evaluation.
+    Q̂ follows softly, at every step θ⁻ ← τ θ + (1−τ) θ⁻: --tau 1 --target-network-frequency 10000
+    Adam, at 1e-3, not RMSProp. Its rate falls to 0 over the second half: --learning-rate-final 1
+    Two layers of 64 units, an update at every step, and sizes for tasks that take minutes:
+        --batch-size 32 --buffer-size 1000000 --learning-starts 50000
+    ε falls over a fifth of the run to 0.05, and is 0 in evaluation: --epsilon-final 0.1
 
 Examples
     python dqn_shower.py
@@ -95,8 +95,8 @@ class Args:
     """The command line: `env_id` is `--env-id`, and so on."""
 
     env_id: str = "Shower-v0"  # Gymnasium environment, also as module:Env-v0
-    seed: NonNegativeInt = 1  # of all random numbers
-    total_timesteps: PositiveInt = 5_000  # environment steps in all
+    seed: NonNegativeInt = 1  # seed of all random numbers
+    total_timesteps: PositiveInt = 5_000  # environment steps to train for
     run_dir: Path | None = None  # a new folder for the run; else runs/ENV__SCRIPT__SEED__TIME
     resume: Path | None = None  # continue the run in this folder
     play: Path | None = None  # play greedy episodes of the run in this folder
@@ -109,8 +109,8 @@ class Args:
 
     device: Literal["cpu", "cuda", "mps"] = "cpu"  # small networks are faster on the CPU
     compile: bool = False  # compile the update: needs a C++ compiler, takes 20 s at first
-    learning_rate: PositiveFloat = 1e-3  # Adam's
-    learning_rate_final: Fraction = 0.0  # what it falls to over the second half, as a fraction
+    learning_rate: PositiveFloat = 1e-3  # Adam's learning rate
+    learning_rate_final: Fraction = 0.0  # fraction it falls to over the second half of the run
     gamma: Fraction = 0.99  # discount factor γ
     target_network_frequency: PositiveInt = 1  # C, steps from one update of the target to the next
     tau: Fraction = 0.005  # τ of the update of the target; 1 resets it
@@ -119,12 +119,14 @@ class Args:
     batch_size: PositiveInt = 128  # minibatch size
     buffer_size: PositiveInt = 50_000  # replay memory size
     learning_starts: PositiveInt = 100  # transitions in the memory before the first update
-    epsilon_final: Fraction = 0.05  # ε at last; at first it is 1
+    epsilon_final: Fraction = 0.05  # final ε; the first is 1
     epsilon_fraction: PositiveFloat = 0.2  # fraction of the run over which ε falls
 
     def __post_init__(self) -> None:
         if not torch.get_device_module(self.device).is_available():
-            raise ValueError(f"device: {self.device} is not on this machine, or not in this torch")
+            raise ValueError(
+                f"device: {self.device} is not available here, or not in this build of torch"
+            )
         if self.learning_starts > self.total_timesteps:
             raise ValueError(f"learning_starts: at most {self.total_timesteps}, --total-timesteps")
 
@@ -133,8 +135,8 @@ class ShowerEnv(gym.Env):
     """A shower, to be kept comfortable: between 37 and 39 °C.
 
     Observation: the temperature, Box(0, 100, (1,)). At reset it is 35, 36, …, or 41 °C.
-    Action: 0, 1, 2 turn it by −1, 0, +1 degree. The reward is +1 if the temperature is then
-    comfortable, else −1; after that it drifts by −1, 0 or +1, each as likely. An action a second;
+    Action: 0, 1, 2 turn the tap by −1, 0, +1 degree. The reward is +1 if the temperature is then
+    comfortable, else −1; after that it drifts by −1, 0 or +1, equally likely. An action a second;
     as `Shower-v0`, an episode is truncated after 60. An optimal agent expects 414/7 = 59.14.
     """
 
@@ -199,7 +201,8 @@ def make_q_network(*sizes: int) -> nn.Sequential:
 class Agent:
     """The network, its target and optimiser, and the replay memory.
 
-    `episode` and `timestep` count finished episodes and environment steps.
+    `episode` and `timestep` count finished episodes and environment steps. A resumed run gets back
+    every attribute, and nothing else.
     """
 
     def __init__(self, env: gym.Env, args: Args) -> None:
@@ -245,16 +248,19 @@ def train(env: gym.Env, agent: Agent, args: Args) -> Iterator[dict[str, float]]:
         while not ended and agent.timestep < args.total_timesteps:  # for t = 1, …, T
             observation = np.array(observation)  # the environment may reuse its array
             progress = agent.timestep / args.total_timesteps
-            epsilon = interpolate(1.0, args.epsilon_final, progress / args.epsilon_fraction)
+            epsilon = np.interp(progress, (0, args.epsilon_fraction), (1, args.epsilon_final))
             if rng.random() < epsilon:  # with probability ε select a random action
                 action = int(rng.integers(env.action_space.n))
             else:
                 action = agent.act(observation)  # otherwise argmaxₐ Q(s,a;θ)
             next_observation, reward, terminated, truncated, _ = env.step(action)  # execute a
             agent.timestep += 1
-            agent.buffer.add(observation, action, reward, next_observation, terminated)  # in D
+            agent.buffer.add(
+                observation, action, reward, next_observation, terminated
+            )  # store in D
             if agent.buffer.count >= args.learning_starts:
-                agent.optimizer.anneal(interpolate(1.0, args.learning_rate_final, 2 * progress - 1))
+                decay = np.interp(progress, (0.5, 1), (1, args.learning_rate_final))
+                agent.optimizer.anneal(decay)
                 batch = agent.buffer.sample(args.batch_size, rng, args.device)  # from D
                 update_target = agent.timestep % args.target_network_frequency == 0  # every C steps
                 for name, value in update(batch, update_target).items():  # gradient step
@@ -267,11 +273,10 @@ def train(env: gym.Env, agent: Agent, args: Args) -> Iterator[dict[str, float]]:
             yield {"return": sum(rewards), "length": len(rewards), **means}
 
 
-class ReplayBuffer(nn.Module):
+class ReplayBuffer:
     """The last `size` transitions, in one array, which takes up memory as it fills."""
 
     def __init__(self, size: int, env: gym.Env) -> None:
-        super().__init__()
         s, a = env.observation_space.shape, env.action_space.shape
         names = "observation action reward next_observation terminated".split()
         fields = [(name, np.float32, shape) for name, shape in zip(names, (s, a, (), s, ()))]
@@ -295,13 +300,13 @@ class ReplayBuffer(nn.Module):
         batch = self.data[rng.integers(len(self), size=batch_size)]
         return {name: torch.from_numpy(batch[name]).to(device) for name in batch.dtype.names}
 
-    def get_extra_state(self) -> dict[str, Any]:
-        """Return the transitions, as bytes, and how many there have been, for `state_dict`."""
+    def state_dict(self) -> dict[str, Any]:
+        """Return the transitions, as bytes, and how many there have been."""
         data = self.data[: len(self)].view(np.uint8)
         return {"data": torch.from_numpy(data), "count": self.count}
 
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Restore what `get_extra_state` returned."""
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
         self.count = state["count"]
         self.data[: len(self)] = state["data"].numpy().view(self.data.dtype)
 
@@ -350,13 +355,8 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
         print("slower, as with --no-compile: no C++ compiler, or no Python.h", file=sys.stderr)
         return function
     torch._dynamo.config.trace_autograd_ops = True  # torch.autograd.grad within the graph
-    options = {"cpp_wrapper": True, "size_asserts": False}  # less overhead a call
+    options = {"cpp_wrapper": True, "size_asserts": False}  # less overhead per call
     return torch.compile(function, fullgraph=True, options=options)
-
-
-def interpolate(start: float, end: float, progress: float) -> float:
-    """Go from start, at progress 0 and before, to end, at progress 1 and after."""
-    return start + min(max(progress, 0.0), 1.0) * (end - start)
 
 
 def make_env(env_id: str, render_mode: str | None = None) -> gym.Env:
@@ -365,8 +365,8 @@ def make_env(env_id: str, render_mode: str | None = None) -> gym.Env:
     s, a = env.observation_space, env.action_space
     flat = isinstance(s, gym.spaces.Box) and len(s.shape) == 1
     if not (flat and isinstance(a, gym.spaces.Discrete) and a.start == 0):
-        raise ValueError(f"needs a Box (S,) and Discrete(A), has observations {s}, actions {a}")
-    if isinstance(env.unwrapped, ShowerEnv):  # φ
+        raise ValueError(f"needs a Box (S,) and Discrete(A), has {s} and {a}")
+    if env.spec.id == "Shower-v0":  # φ
         degrees = gym.spaces.Box(-38, 62, (1,))
         env = gym.wrappers.TransformObservation(env, lambda temperature: temperature - 38, degrees)
     return env
@@ -412,8 +412,8 @@ def seed_episode(env: gym.Env, *seed: int) -> np.random.Generator:
     """Return a generator for an episode, and seed all the others that it may draw from."""
     rng = np.random.default_rng(seed)
     number = int(rng.integers(2**32))
-    for seed_other in (torch.manual_seed, np.random.seed, random.seed, env.action_space.seed):
-        seed_other(number)
+    for seed_global in (torch.manual_seed, np.random.seed, random.seed, env.action_space.seed):
+        seed_global(number)
     return rng
 
 
@@ -434,7 +434,7 @@ def evaluate(agent: Agent, env: gym.Env, episodes: int) -> Rows:
 
 
 def state_of(agent: Agent) -> dict[str, Any]:
-    """Return all attributes of the agent but functions and its arguments."""
+    """Return every attribute of the agent except functions and its arguments."""
     state = {}
     for name, value in vars(agent).items():
         if hasattr(value, "state_dict"):  # networks, buffer, optimisers
@@ -451,17 +451,17 @@ def save(agent: Agent, args: Args, rows: Rows, run_dir: Path) -> None:
     checkpoint = {"args": text, "agent": state_of(agent), "rows": json.dumps(rows)}
     temporary = run_dir / "checkpoint.tmp"
     torch.save(checkpoint, temporary)
-    torch.load(temporary, weights_only=True, mmap=True)  # what cannot be loaded is an error now
+    torch.load(temporary, weights_only=True, mmap=True)  # what could not be loaded fails now
     os.replace(temporary, run_dir / "checkpoint.pt")
     (run_dir / "args.json").write_text(text)
     write_csv(rows, run_dir / "episodes.csv")
 
 
 def load(agent: Agent, run_dir: Path) -> Rows:
-    """Restore what `save` wrote; return the rows. No code in a foreign checkpoint is run."""
+    """Restore what `save` wrote; return the rows. A stranger's checkpoint can run no code."""
     checkpoint = torch.load(run_dir / "checkpoint.pt", map_location="cpu", weights_only=True)
-    if checkpoint["agent"].keys() != state_of(agent).keys():
-        raise ValueError(f"{SCRIPT}.py has other attributes than {[*checkpoint['agent']]}")
+    if different := checkpoint["agent"].keys() ^ state_of(agent).keys():
+        raise ValueError(f"of another version of {SCRIPT}.py: it differs in {different}")
     for name, value in checkpoint["agent"].items():
         attribute = getattr(agent, name)
         if hasattr(attribute, "load_state_dict"):
@@ -511,7 +511,9 @@ def learn(env: gym.Env, agent: Agent, args: Args, rows: Rows, run_dir: Path) -> 
             rows.append(row)
             if args.track:
                 wandb.log(row, step=agent.timestep)
-            bar.set_postfix_str(f"return {fmean(r['return'] for r in rows[-20:]):.1f}", False)
+            bar.set_postfix_str(
+                f"return {fmean(r['return'] for r in rows[-20:]):.1f}", refresh=False
+            )
             bar.update(agent.timestep - bar.n)
             if now - saved >= args.checkpoint_every:
                 save(agent, args, rows, run_dir)
@@ -524,9 +526,11 @@ def learn(env: gym.Env, agent: Agent, args: Args, rows: Rows, run_dir: Path) -> 
 def parse_args(argv: Sequence[str] | None = None) -> Args:
     """Read the command line; with --resume or --play, on top of the arguments of that run."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--resume", "--play", dest="folder", type=Path)
-    folder, saved = parser.parse_known_args(argv)[0].folder, Args()
-    if folder:
+    one_of = parser.add_mutually_exclusive_group()
+    for flag in ("--run-dir", "--resume", "--play"):
+        one_of.add_argument(flag, type=Path)
+    given, saved = parser.parse_known_args(argv)[0], Args()
+    if folder := given.resume or given.play:
         with usage(f"{folder}: not a run of {SCRIPT}.py", Exception):  # torch raises many kinds
             checkpoint = torch.load(folder / "checkpoint.pt", "cpu", weights_only=True)
             saved = TypeAdapter(Args).validate_json(checkpoint["args"])
@@ -559,7 +563,8 @@ def main(argv: Sequence[str] | None = None) -> tuple[Agent, Path]:
 
         name = "-".join(run_dir.absolute().parts[-2:])  # and its id: --resume goes on with it
         names = {"project": args.wandb_project_name, "entity": args.wandb_entity, "name": name}
-        wandb.init(**names, id=name, resume="allow", config=asdict(args))
+        resume = "allow" if args.resume else "never"
+        wandb.init(**names, id=name, resume=resume, config=asdict(args))
     try:
         if not args.play:
             learn(env, agent, args, rows, run_dir)
@@ -567,7 +572,7 @@ def main(argv: Sequence[str] | None = None) -> tuple[Agent, Path]:
             env = gym.wrappers.RecordVideo(env, f"{run_dir}/videos", episode_trigger=lambda _: True)
         rows = evaluate(agent, env, args.eval_episodes)
     except KeyboardInterrupt:
-        print(f"\nstopped: --resume {run_dir} goes on from the last checkpoint", file=sys.stderr)
+        print(f"\nstopped: --resume {run_dir} continues from the last checkpoint", file=sys.stderr)
         raise SystemExit(130) from None
     env.close()  # writes the last video
     returns = [row["return"] for row in rows]
@@ -578,12 +583,12 @@ def main(argv: Sequence[str] | None = None) -> tuple[Agent, Path]:
         for path in run_dir.glob("videos/*.mp4"):
             wandb.log({path.stem: wandb.Video(str(path))})
         wandb.finish()
-    print(f"evaluation: mean return {fmean(returns):.1f} ± {pstdev(returns):.1f}", end="")
-    print(f" over {len(rows)} episodes; the run is in {run_dir}")
+    print(f"evaluation: mean return {fmean(returns):.1f} ± {pstdev(returns):.1f} ", end="")
+    print(f"over {len(rows)} episodes; the run is in {run_dir}")
     return agent, run_dir
 
 
 if __name__ == "__main__":
     agent, run_dir = main()
-    if agent.args.env_id == "Shower-v0" and not agent.args.play:
+    if agent.args.env_id.endswith("Shower-v0") and not agent.args.play:
         plot_temperatures(agent, run_dir)

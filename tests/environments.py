@@ -88,4 +88,6 @@ _register("TruncatesDiscrete", 7, action=Discrete(3))
 _register(
     "NanRewardDiscrete", 30, reward=lambda step: np.nan if step == 20 else 1.0, action=Discrete(2)
 )
-_register("Bytes", 10, observation=Box(np.array([-128, 0]), np.array([127, 1]), dtype=np.int8))
+_register(
+    "Bytes", 10, observation=Box(np.array([-128, 0, 5]), np.array([127, 1, 5]), dtype=np.int8)
+)

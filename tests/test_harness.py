@@ -304,6 +304,8 @@ WRONG = {
         ("--no-such-flag", "--no-such-flag"),
         ("--resume nowhere", "nowhere"),
         ("--play nowhere", "nowhere"),
+        ("--resume runs --play other", "--play.*not allowed with.*--resume"),
+        ("--resume runs --run-dir other", "--run-dir.*not allowed with.*--resume"),
         ("--capture-video --env-id tests.environments:Truncates-v0", "render_mode|rgb_array|Box"),
     ],
     "ddpg_continuous": [
