@@ -413,8 +413,7 @@ def save(agent: Agent, args: Args, rows: Rows, run_dir: Path) -> None:
     torch.save(checkpoint, temporary)
     torch.load(temporary, weights_only=True, mmap=True)  # what cannot be loaded is an error now
     os.replace(temporary, run_dir / "checkpoint.pt")
-    (run_dir / "args.tmp").write_text(text)
-    os.replace(run_dir / "args.tmp", run_dir / "args.json")
+    (run_dir / "args.json").write_text(text)
     write_csv(rows, run_dir / "episodes.csv")
 
 
@@ -447,13 +446,12 @@ def plot_learning_curve(rows: Rows, path: Path) -> None:
     from matplotlib.figure import Figure  # a second to import: only now
 
     timesteps, returns = ([row[name] for row in rows] for name in ("timestep", "return"))
-    means = [fmean(returns[max(0, i - 20) : i]) for i in range(1, len(returns) + 1)]
+    means = [fmean(returns[max(0, i - 19) : i + 1]) for i in range(len(returns))]
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
-    axes.plot(timesteps, returns, color="tab:blue", alpha=0.3, label="episode")
-    axes.plot(timesteps, means, color="tab:blue", label="mean of 20")
-    axes.set(xlabel="environment steps", ylabel="return (exploration included)")
-    axes.legend()
+    axes.plot(timesteps, returns, color="tab:blue", alpha=0.3)
+    axes.plot(timesteps, means, color="tab:blue")
+    axes.set(xlabel="environment steps", ylabel="return in training: episodes, and means of 20")
     figure.savefig(path, dpi=120)
 
 

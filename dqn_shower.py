@@ -46,9 +46,6 @@ Deviations from the paper, and the flags that undo them
     Two layers of 64 units, minibatches of 128, an update at every step, a smaller memory, an
         earlier start; ε falls over a fifth of the run to 0.05, and is 0 in evaluation.
 
---double is double Q-learning (van Hasselt et al. 2016, https://arxiv.org/abs/1509.06461):
-    y = r + γ Q̂(s′, argmaxₐ′ Q(s′,a′;θ);θ⁻)
-
 Examples
     python dqn_shower.py
     python dqn_shower.py --env-id CartPole-v1 --total-timesteps 50000 --compile
@@ -117,7 +114,6 @@ class Args:
     gamma: Fraction = 0.99  # discount factor γ
     target_network_frequency: PositiveInt = 1  # C, steps from one update of the target to the next
     tau: Fraction = 0.005  # τ of the update of the target; 1 resets it
-    double: bool = False  # double Q-learning
     huber: bool = False  # clip the error to ±1 (Huber's loss)
     hidden_sizes: tuple[PositiveInt, ...] = (64, 64)  # units in the hidden layers
     batch_size: PositiveInt = 128  # minibatch size
@@ -228,9 +224,7 @@ class Agent:
         s_next, terminated = batch["next_observation"], batch["terminated"]
 
         with torch.no_grad():
-            q_next = self.target_network(s_next)  # Q̂(s′,·;θ⁻)
-            a_next = (self.q_network(s_next) if args.double else q_next).argmax(1)  # argmaxₐ′
-            q_next = q_next.gather(1, a_next[:, None])[:, 0]  # Q̂(s′,a′;θ⁻)
+            q_next = self.target_network(s_next).amax(1)  # maxₐ′ Q̂(s′,a′;θ⁻)
             y = r + args.gamma * (1 - terminated) * q_next
         q = self.q_network(s).gather(1, a[:, None])[:, 0]  # Q(s,a;θ)
         loss = F.huber_loss(q, y) if args.huber else F.mse_loss(q, y)
@@ -459,8 +453,7 @@ def save(agent: Agent, args: Args, rows: Rows, run_dir: Path) -> None:
     torch.save(checkpoint, temporary)
     torch.load(temporary, weights_only=True, mmap=True)  # what cannot be loaded is an error now
     os.replace(temporary, run_dir / "checkpoint.pt")
-    (run_dir / "args.tmp").write_text(text)
-    os.replace(run_dir / "args.tmp", run_dir / "args.json")
+    (run_dir / "args.json").write_text(text)
     write_csv(rows, run_dir / "episodes.csv")
 
 
@@ -493,13 +486,12 @@ def plot_learning_curve(rows: Rows, path: Path) -> None:
     from matplotlib.figure import Figure  # a second to import: only now
 
     timesteps, returns = ([row[name] for row in rows] for name in ("timestep", "return"))
-    means = [fmean(returns[max(0, i - 20) : i]) for i in range(1, len(returns) + 1)]
+    means = [fmean(returns[max(0, i - 19) : i + 1]) for i in range(len(returns))]
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
-    axes.plot(timesteps, returns, color="tab:blue", alpha=0.3, label="episode")
-    axes.plot(timesteps, means, color="tab:blue", label="mean of 20")
-    axes.set(xlabel="environment steps", ylabel="return (exploration included)")
-    axes.legend()
+    axes.plot(timesteps, returns, color="tab:blue", alpha=0.3)
+    axes.plot(timesteps, means, color="tab:blue")
+    axes.set(xlabel="environment steps", ylabel="return in training: episodes, and means of 20")
     figure.savefig(path, dpi=120)
 
 

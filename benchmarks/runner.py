@@ -94,31 +94,34 @@ def run_all(
     A task is a process of its own, which trains and then ends. So whatever ends the process, ends
     the training, and when Ray tries again, nothing else writes to the folder.
     """
+    failures, todo = [], []
+    for experiment in experiments:
+        for run_dir in experiment.run_dirs(runs):
+            if (run_dir / "args.json").exists() and not is_current(experiment, run_dir):
+                failures.append(f"{run_dir}: begun with other arguments; delete it")
+            elif not (run_dir / "evaluation.csv").exists():
+                todo.append((experiment, run_dir))
+    if not todo:
+        return failures
+
     import ray
 
-    failures, running = [], {}
     workers = {"env_vars": {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}}
     local = {"num_cpus": jobs, "include_dashboard": False} if ray_address == "local" else {}
     with ray.init(ray_address, runtime_env=workers, log_to_driver=False, **local):
         largest = max(node["Resources"].get("CPU", 1) for node in ray.nodes())
-        task = ray.remote(max_calls=1, max_retries=5)(run_seed)
-        for experiment in experiments:
-            workers = re.search(r"--num-workers (\d+)", experiment.flags)
-            cores = min(int(workers[1]), largest) if workers else 1
-            for run_dir in experiment.run_dirs(runs):
-                if (run_dir / "args.json").exists() and not is_current(experiment, run_dir):
-                    failures.append(f"{run_dir}: begun with other arguments; delete it")
-                elif not (run_dir / "evaluation.csv").exists():
-                    running[task.options(num_cpus=cores).remote(experiment, run_dir)] = run_dir
-        with tqdm(total=len(running), unit="run") as bar:
-            while running:
-                (done,), _ = ray.wait(list(running))
-                run_dir = running.pop(done)
-                try:
-                    ray.get(done)
-                except ray.exceptions.RayError as error:
-                    failures.append(f"{run_dir}: {error}")
-                bar.update()
+        task, running = ray.remote(max_calls=1, max_retries=5)(run_seed), {}
+        for experiment, run_dir in todo:
+            workers = re.search(r"--num-workers (\d+)", experiment.flags)  # of A3C
+            sized = task.options(num_cpus=min(int(workers[1]), largest) if workers else 1)
+            running[sized.remote(experiment, run_dir)] = run_dir
+        for _ in tqdm(todo, unit="run"):
+            (done,), _ = ray.wait(list(running))
+            run_dir = running.pop(done)
+            try:
+                ray.get(done)
+            except ray.exceptions.RayError as error:
+                failures.append(f"{run_dir}: {error}")
     return failures
 
 

@@ -1,6 +1,7 @@
-"""How the tests start the scripts."""
+"""How the tests start the scripts, and forks of them."""
 
 import importlib
+import importlib.util
 import json
 import os
 import signal
@@ -51,6 +52,20 @@ def run_here(script, *flags):
     except SystemExit as exit:
         return exit.code
     return 0
+
+
+def import_fork(script, path, changes):
+    """Write a script with some of its text exchanged, import it; return the module."""
+    source = (ROOT / f"{script}.py").read_text()
+    for old, new in changes.items():
+        assert source.count(old) == 1, old
+        source = source.replace(old, new)
+    path.write_text(source)
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module  # where pydantic looks up types
+    spec.loader.exec_module(module)
+    return module
 
 
 def start(script, *flags):

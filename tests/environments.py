@@ -2,6 +2,9 @@
 
 import functools
 import itertools
+import os
+import signal
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
@@ -89,3 +92,19 @@ _register(
     "NanRewardDiscrete", 30, reward=lambda step: np.nan if step == 20 else 1.0, action=Discrete(2)
 )
 _register("Bytes", 10, observation=Box(np.array([-128, 0]), np.array([127, 1]), dtype=np.int8))
+
+
+class Mortal(gym.Wrapper):
+    """CartPole, whose process is killed at the 400th step unless the file MORTAL is there."""
+
+    steps = 0
+
+    def step(self, action):
+        self.steps += 1
+        if self.steps == 400 and not Path(os.environ["MORTAL"]).exists():
+            Path(os.environ["MORTAL"]).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().step(action)
+
+
+gym.register("Mortal-v0", lambda: Mortal(gym.make("CartPole-v1")))

@@ -3,7 +3,6 @@ names the cause. Each is made from the text of ddpg_continuous.py; TD3 is in tes
 """
 
 import copy
-import importlib.util
 import pickle
 import re
 import sys
@@ -12,7 +11,15 @@ import numpy as np
 import pytest
 import torch
 
-from tests.conftest import ROOT, SMALL, check_same_run, load, run_here, same_state, without_seconds
+from tests.conftest import (
+    SMALL,
+    check_same_run,
+    import_fork,
+    load,
+    run_here,
+    same_state,
+    without_seconds,
+)
 
 FLAGS = [flag for flag in SMALL["ddpg_continuous"] if flag != "--no-compile"]
 OURS = "self.critic_optimizer = Adam(self.critic.parameters(), args.critic_learning_rate)"
@@ -73,17 +80,8 @@ FORKS = {  # what takes the place of what
 @pytest.fixture
 def fork(request, tmp_path):
     """Write a fork, import it; return the module."""
-    source = (ROOT / "ddpg_continuous.py").read_text()
-    for old, new in FORKS[request.param].items():
-        assert source.count(old) == 1, old
-        source = source.replace(old, new)
     path = tmp_path / f"fork_{re.sub(' ', '_', request.param)}.py"
-    path.write_text(source)
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module  # where pydantic looks up types
-    spec.loader.exec_module(module)
-    yield module
+    yield import_fork("ddpg_continuous", path, FORKS[request.param])
     del sys.modules[path.stem]
 
 
