@@ -25,8 +25,8 @@ def draw_learning(results: Path, experiments: Iterable[Experiment]) -> None:
     axes = {"x": "timestep", "y": "return"}
     panels = {"col": "experiment", "col_wrap": 4, "height": 2.2, "aspect": 1.3}
     panels["facet_kws"] = {"sharex": False, "sharey": False}
-    mean = {"estimator": interquartile_mean, "errorbar": None}
-    grid = sns.relplot(curves, kind="line", **axes, **panels, **mean)
+    mean = {"kind": "line", "estimator": interquartile_mean, "errorbar": None}
+    grid = sns.relplot(curves, **axes, **panels, **mean)
     seeds = {"units": "seed", "estimator": None, "alpha": 0.4, "linewidth": 0.6}
     grid.map_dataframe(sns.lineplot, **axes, **seeds)
     for experiment in chosen:
@@ -43,8 +43,7 @@ def draw_learning(results: Path, experiments: Iterable[Experiment]) -> None:
 
 
 def draw_ablations(results: Path) -> None:
-    """Draw ablations.png: the greedy return of each seed after the last step (dots), their
-    interquartile mean and its interval, a line a variant."""
+    """Draw ablations.png: a dot a seed, the interquartile mean and its interval."""
     rows = read_rows(results / "ablations.csv")
     names = split_names(rows["experiment"])
     rows["variant"] = names["label"].replace("", "defaults")

@@ -8,13 +8,9 @@
         --total-timesteps 50000 -- --tau 0.01             a script of yours, to runs/script/;
                                                           what follows -- are flags of its own
 
-The experiments are the rows of experiments.csv. Stop at any time, and call the same again: what was
-interrupted is resumed, what is finished is kept. In results/, or for --quick and --script beside
-the runs, come learning.csv (a row a seed), learning_curves.csv and learning_curves.png; of
---ablations ablations.csv and ablations.png.
-
-Ray starts the runs, on the cores of this machine or, with --ray-address, on a cluster whose
-machines share the repository. A run whose worker is lost is tried again, from its checkpoint.
+Stop at any time, and call the same again: what was interrupted is resumed, what is finished is
+kept. What comes of it goes to results/, of --quick and --script beside the runs: learning.csv (a
+row a seed), learning_curves.csv and learning_curves.png, or ablations.csv and ablations.png.
 """
 
 import os
@@ -55,9 +51,8 @@ def main() -> None:
         own, flags = own[: own.index("--")], " ".join(own[own.index("--") + 1 :])
     args = tyro.cli(Args, args=own, description=__doc__)
     if args.script:
-        name, groups = "script", ("script", "random")
+        name, script = "script", args.script.removesuffix(".py")
         rest = args.total_timesteps, range(args.seeds[0], args.seeds[1] + 1), args.eval_episodes
-        script = args.script.removesuffix(".py")
         found = [Experiment(name, script, id, *rest, flags, flags) for id in args.env_ids]
         found += [Experiment(name, "random_baseline", id, 2000, [1], 50) for id in args.env_ids]
     else:
@@ -66,7 +61,8 @@ def main() -> None:
         found = read_experiments(*groups)
     chosen = [e for e in found if all(word.lower() in e.name.lower() for word in args.only)]
     if args.list or not chosen:
-        sys.exit("\n".join(experiment.name for experiment in found))
+        print(*(experiment.name for experiment in chosen or found), sep="\n")
+        sys.exit(None if chosen else f"--only {' '.join(args.only)}: none of these")
     runs = args.runs / name
     results = runs if name in ("quick", "script") else RESULTS
     try:

@@ -89,11 +89,8 @@ def run_seed(experiment: Experiment, run_dir: Path) -> None:
 def run_all(
     experiments: Iterable[Experiment], runs: Path, jobs: int, ray_address: str = "local"
 ) -> list[str]:
-    """Run every seed that is not finished, each a task of Ray; return what went wrong.
-
-    A task is a process of its own, which trains and then ends. So whatever ends the process, ends
-    the training, and when Ray tries again, nothing else writes to the folder.
-    """
+    """Run every seed that is not finished, each a task of Ray; return what went wrong. A task is a
+    process of its own, so what ends it, ends the training, before Ray tries again."""
     failures, todo = [], []
     for experiment in experiments:
         for run_dir in experiment.run_dirs(runs):
@@ -112,8 +109,8 @@ def run_all(
         largest = max(node["Resources"].get("CPU", 1) for node in ray.nodes())
         task, running = ray.remote(max_calls=1, max_retries=5)(run_seed), {}
         for experiment, run_dir in todo:
-            workers = re.search(r"--num-workers (\d+)", experiment.flags)  # of A3C
-            sized = task.options(num_cpus=min(int(workers[1]), largest) if workers else 1)
+            cores = re.search(r"--num-workers (\d+)|$", experiment.flags)[1] or 1
+            sized = task.options(num_cpus=min(int(cores), largest))
             running[sized.remote(experiment, run_dir)] = run_dir
         for _ in tqdm(todo, unit="run"):
             (done,), _ = ray.wait(list(running))
@@ -126,13 +123,12 @@ def run_all(
 
 
 def seed_row(experiment: Experiment, run_dir: Path) -> dict[str, Any]:
-    """Return what is told of a finished run. It had solved the environment when 100 episodes had
-    the mean that the environment itself gives."""
+    """Return what is told of a finished run; the environment itself says what solves it."""
     evaluation = pd.read_csv(run_dir / "evaluation.csv")["return"]
     episodes = pd.read_csv(run_dir / "episodes.csv")
     returns = episodes["return"]
     spec = gym.registry.get(experiment.env_id)
-    threshold = np.inf if spec is None or spec.reward_threshold is None else spec.reward_threshold
+    threshold = getattr(spec, "reward_threshold", None) or np.inf
     solved = episodes[returns.rolling(100).mean() >= threshold - 1e-9].head(1)
     return {
         "experiment": experiment.name,
@@ -150,8 +146,8 @@ def seed_row(experiment: Experiment, run_dir: Path) -> dict[str, Any]:
 
 
 def curve_rows(experiment: Experiment, run_dir: Path) -> pd.DataFrame:
-    """Return a run's learning curve: at 50 points, from the end of the first episode on, the mean
-    return of the last 10 training episodes that had ended by then."""
+    """Return a run's learning curve: at 50 points the mean return of the last 10 training episodes,
+    none before the first has ended."""
     episodes = pd.read_csv(run_dir / "episodes.csv")[["timestep", "return"]]
     episodes["return"] = episodes["return"].rolling(10, min_periods=1).mean().round(1)
     points = np.linspace(0, experiment.timesteps, 51)[1:].astype(int)
@@ -185,7 +181,7 @@ def collect(experiments: Iterable[Experiment], runs: Path, results: Path, name: 
         rows = pd.DataFrame([seed_row(*run) for run in finished])
         put_rows(results / f"{name}.csv", rows)
         put_rows(results / f"{name}_curves.csv", pd.concat([curve_rows(*run) for run in finished]))
-        print(summarise(rows)[["seeds", "iqm", "low", "high", "lowest"]].round(2).to_string())
+        print(summarise(rows)[["seeds", "iqm", "low", "high", "lowest seed"]].round(2).to_string())
 
 
 def bootstrap_interval(values: np.ndarray) -> tuple[float, float]:
@@ -201,19 +197,20 @@ def bootstrap_interval(values: np.ndarray) -> tuple[float, float]:
 def summarise(rows: pd.DataFrame) -> pd.DataFrame:
     """Sum up each experiment's seeds; the score is the greedy return after the last step."""
     rows = rows.groupby("experiment", sort=False)
-    table = rows.agg(
-        flags=("flags", "first"),
-        seeds=("seed", "size"),
-        mean=("evaluation_mean", "mean"),
-        lowest=("evaluation_mean", "min"),
-        training=("training_mean_61_to_100", "mean"),
-        last_100=("training_mean_last_100", "min"),
-        solved=("solved_timesteps", "count"),
-        solved_median=("solved_timesteps", "median"),
-        solved_slowest=("solved_timesteps", "max"),
-        solved_seconds=("solved_seconds", "median"),
-        seconds=("seconds", "median"),
-    )
+    columns = {
+        "flags": ("flags", "first"),
+        "seeds": ("seed", "size"),
+        "greedy return": ("evaluation_mean", "mean"),
+        "lowest seed": ("evaluation_mean", "min"),
+        "training, episodes 61–100": ("training_mean_61_to_100", "mean"),
+        "last 100 episodes, lowest seed": ("training_mean_last_100", "min"),
+        "solved": ("solved_timesteps", "count"),
+        "after steps, median": ("solved_timesteps", "median"),
+        "slowest": ("solved_timesteps", "max"),
+        "after seconds, median": ("solved_seconds", "median"),
+        "seconds": ("seconds", "median"),
+    }
+    table = rows.agg(**columns)
     scores = [seeds.to_numpy(float) for _, seeds in rows["evaluation_mean"]]
     table["iqm"] = [interquartile_mean(values) for values in scores]
     table[["low", "high"]] = [bootstrap_interval(values) for values in scores]
@@ -223,7 +220,5 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
 def split_names(names: pd.Series | pd.Index) -> pd.DataFrame:
     """Return from names such as "dqn_shower dqn_shower.Shower-v0 5000 double" the columns DQN,
     Shower-v0, 5000 and double."""
-    parts = (
-        r"(?P<script>[a-z0-9]+)_\S+ (?:\S+\.)?(?P<environment>\S+) (?P<steps>\d+) ?(?P<label>.*)"
-    )
+    parts = r"(?P<script>[^_]+)\S+ (?:\S+\.)?(?P<environment>\S+) (?P<steps>\d+) ?(?P<label>.*)"
     return names.str.extract(parts).assign(script=lambda table: table["script"].str.upper())

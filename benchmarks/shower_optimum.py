@@ -51,8 +51,7 @@ def policy_return(policy: np.ndarray) -> Fraction:
 
 
 def optimal_q() -> np.ndarray:
-    """Return Q*(s,a) without a horizon, [101, 3], which is what DQN learns: it bootstraps at the
-    time limit."""
+    """Return Q*(s,a) without a horizon, [101, 3]: DQN bootstraps at the time limit."""
     q = np.zeros((101, 3))
     for _ in range(5000):
         q = REWARD + 0.99 * q.max(axis=1)[NEXT].mean(axis=2)

@@ -2,20 +2,11 @@
 
     python benchmarks/speed.py                           (two hours; writes results/speed.csv)
     python benchmarks/speed.py --only DDPG SB3           measurements whose names have both words
+    python benchmarks/speed.py --cleanrl CHECKOUT        with CleanRL, see README.md in this folder
 
-The measurements are the rows of speed.toml. Each has a process of its own, in one thread, and
-those compared take turns, so that a noisy machine is noisy for all. The first tenth of a run, in
-which the update is compiled, does not count.
-
-Ours and SB3's networks have the same size, and do the same number of updates (columns of
-results/speed.csv, which a test compares). A3C, A2C and the random agent are at their defaults.
-
-CleanRL's files run as they are, in a checkout with the Gymnasium that they are written for:
-    git clone https://github.com/vwxyzjn/cleanrl && pip install --no-deps --target cleanrl
-        gymnasium==0.29.1 tensorboard absl-py grpcio markdown werkzeug
-    python benchmarks/speed.py --cleanrl cleanrl
-RLtools, in C++, has no DDPG: it trains TD3, with a second critic, on the same Python environment
-(pip install "rltools[mkl]").
+The measurements are those of speed.toml. Each has a process of its own, in one thread, and those
+compared take turns, so that a noisy machine is noisy for all. The first tenth of a run, in which
+the update is compiled, does not count. What is not there (CUDA, CleanRL, RLtools) is left out.
 """
 
 import importlib
@@ -40,7 +31,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-Found = dict[str, float]  # of a row of speed.csv: steps_per_second, memory in MB, and others
+Found = dict[str, float]  # columns of speed.csv
 
 
 @dataclass(frozen=True)
@@ -59,9 +50,8 @@ def memory(who: int = resource.RUSAGE_SELF) -> float:
     return resource.getrusage(who).ru_maxrss * unit / 1e6
 
 
-def speeds(marks: list[tuple[float, int]], steps: int) -> Found:
-    """Return the speed after the first tenth, and at the beginning and at the end of the rest, from
-    (time, steps so far)."""
+def speeds(marks: list[tuple[float, int]], steps: int, who: int = resource.RUSAGE_SELF) -> Found:
+    """Return speeds, from (time, steps so far), and memory; the first tenth does not count."""
     import numpy as np
 
     seconds, timesteps = np.transpose(marks)
@@ -70,7 +60,7 @@ def speeds(marks: list[tuple[float, int]], steps: int) -> Found:
         "steps_per_second": 0.9 * steps / (tenths[10] - tenths[1]),
         "second_tenth": 0.1 * steps / (tenths[2] - tenths[1]),
         "last_tenth": 0.1 * steps / (tenths[10] - tenths[9]),
-        "memory": max(memory(), memory(resource.RUSAGE_CHILDREN)),
+        "memory": memory(who),
     }
 
 
@@ -95,7 +85,8 @@ def run_ours(script: str, *flags: str) -> Found:
     marks = [(time.perf_counter(), 0)]
     for _ in module.train(env, agent, args):
         marks.append((time.perf_counter(), agent.timestep))
-    found = speeds(marks, args.total_timesteps)
+    who = resource.RUSAGE_CHILDREN if script == "a3c_cartpole" else resource.RUSAGE_SELF
+    found = speeds(marks, args.total_timesteps, who)
     return found | {"updates": len(updates), "parameters": parameters(agent)}
 
 
@@ -192,8 +183,8 @@ def measure(implementation: str, given: str | dict[str, Any], cleanrl: Path | No
 
 
 def in_new_process(function: Callable[..., Any], *args: Any) -> Any:
-    """Call a function in a process of its own. It begins with the memory of this one, which is why
-    this one imports so little."""
+    """Call a function in a process of its own, which begins with the memory of this one: that is
+    why everything large is imported where it is used."""
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         return pool.submit(function, *args).result()
 
@@ -202,11 +193,10 @@ def write(row: dict[str, Any], path: Path) -> None:
     """Write a row in place of the one that the CSV file has of the same measurement."""
     import pandas as pd
 
-    table = pd.DataFrame([row]).round(2)
-    if path.exists():
-        table = pd.concat([pd.read_csv(path), table])
-    key = ["case", "implementation", "repeat"]
-    table.drop_duplicates(key, keep="last").to_csv(path, index=False)
+    old = [pd.read_csv(path)] if path.exists() else []
+    table = pd.concat([*old, pd.DataFrame([row]).round(2)])
+    table = table.drop_duplicates(["case", "implementation", "repeat"], keep="last")
+    table.to_csv(path, index=False)
 
 
 def main() -> None:
@@ -216,14 +206,14 @@ def main() -> None:
     args = tyro.cli(Args, description=__doc__)
     os.environ["OMP_NUM_THREADS"] = "1"
     cases = tomllib.loads((ROOT / "benchmarks" / "speed.toml").read_text())
-    needed = {"CUDA": shutil.which("nvidia-smi"), "CleanRL": args.cleanrl}
-    needed |= {"RLtools": importlib.util.find_spec("rltools")}
+    rltools = importlib.util.find_spec("rltools")
+    there = {"CUDA": shutil.which("nvidia-smi"), "CleanRL": args.cleanrl, "RLtools": rltools}
     chosen = [
         (case, name, given)
         for case, implementations in cases.items()
         for name, given in implementations.items()
         if all(word.lower() in f"{case} {name}".lower() for word in args.only)
-        and all(needed[word] for word in needed if word in name)
+        and all(there[word] for word in there if word in name)
     ]
     for repeat in range(args.repeats):
         for case, name, given in chosen:

@@ -39,9 +39,10 @@ def references(published: str) -> str:
 def results(name: str) -> pd.DataFrame:
     """Return all columns of the tables that come of NAME.csv, an experiment a row."""
     found = summarise(read_rows(RESULTS / f"{name}.csv"))
-    table = split_names(found.index).set_index(found.index)
-    interval = " [" + found["low"].map(number) + ", " + found["high"].map(number) + "]"
-    table[SCORE] = found["iqm"].map(number) + interval.where(found["seeds"] > 1, "")
+    table = found.drop(columns=["flags", "seeds", "solved", "seconds"]).map(number)
+    table = table.join(split_names(found.index).set_index(found.index))
+    interval = " [" + table["low"] + ", " + table["high"] + "]"
+    table[SCORE] = table["iqm"] + interval.where(found["seeds"] > 1, "")
     table["steps"] = table["steps"].astype(int).map("{:,}".format)
     table["variant"] = table["label"].replace("", "defaults")
     table["flags"] = ("`" + found["flags"] + "`").fillna("")
@@ -49,16 +50,6 @@ def results(name: str) -> pd.DataFrame:
     table["seconds"] = found["seconds"].map("{:.0f}".format)
     table["minutes"] = (found["seconds"] / 60).map("{:.2f}".format)
     table["seeds that solved it"] = [f"{n} of {m}" for n, m in zip(found["solved"], found["seeds"])]
-    for column, title in {
-        "mean": "mean greedy return",
-        "lowest": "lowest seed",
-        "training": "training, episodes 61–100",
-        "last_100": "last 100 episodes, lowest seed",
-        "solved_median": "after steps, median",
-        "solved_slowest": "slowest",
-        "solved_seconds": "after seconds, median",
-    }.items():
-        table[title] = found[column].map(number)
     return table
 
 
@@ -68,7 +59,7 @@ def learned(*groups: str) -> pd.DataFrame:
     table = pd.DataFrame(experiments, index=[experiment.name for experiment in experiments])
     table = table[["script", "env_id", "published"]].add_prefix("_").join(results("learning"))
     random = results("learning").query("script == 'RANDOM'").set_index("environment")
-    table["random"] = table["environment"].map(random["mean greedy return"])
+    table["random"] = table["environment"].map(random["greedy return"])
     table[REFERENCE] = table["_published"].map(references)
     specs = table["_env_id"].map(gym.registry.get)
     table["solved at"] = [number(spec and spec.reward_threshold) for spec in specs]
@@ -100,9 +91,9 @@ def speeds() -> pd.DataFrame:
     table["steps/s"] = found["steps_per_second"].map("{:,.0f}".format)
     table["lowest–highest"] = low.map("{:,.0f}–".format) + high.map("{:,.0f}".format)
     table["last ÷ second tenth"] = (found["last_tenth"] / found["second_tenth"]).map(number)
-    table["memory, MB"] = found["memory"].map("{:,.3g}".format, na_action="ignore")
+    table["memory, MB"] = found["memory"].map("{:,.4g}".format, na_action="ignore")
     table["greedy return"] = found["evaluation_mean"].map(number)
-    return table.reset_index()
+    return table.reset_index().fillna("")
 
 
 def speed() -> pd.DataFrame:
@@ -111,8 +102,8 @@ def speed() -> pd.DataFrame:
     table = table[table["case"].str.match("DDPG.*batch|DQN.*batch|A3C")]
     table = table.assign(cell=table["steps/s"] + " (" + table["memory, MB"] + ")")
     columns = ["compiled", "not compiled", "SB3", "CleanRL", "RLtools"]
-    wide = table.pivot(index="case", columns="implementation", values="cell").fillna("")
-    wide = wide.reindex(index=table["case"].unique(), columns=columns, fill_value="")
+    wide = table.pivot(index="case", columns="implementation", values="cell")
+    wide = wide.reindex(index=table["case"].unique(), columns=columns).fillna("")
     return wide.rename_axis("steps/s (memory, MB)").reset_index()
 
 
@@ -129,7 +120,6 @@ def algorithm() -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["Algorithm 1", "`ddpg_continuous.py`"])
 
 
-SCORES = f"{SCORE}; lowest seed"
 TABLES = {  # name: what returns it, and the columns shown
     "overview": (
         overview,
@@ -137,7 +127,7 @@ TABLES = {  # name: what returns it, and the columns shown
     ),
     "learning": (
         partial(learned, "learning"),
-        f"script; environment; steps; seeds; {SCORES}; random; {REFERENCE}; minutes",
+        f"script; environment; steps; seeds; {SCORE}; lowest seed; random; {REFERENCE}; minutes",
     ),
     "solved": (
         solved,
@@ -146,12 +136,11 @@ TABLES = {  # name: what returns it, and the columns shown
     ),
     "tutorials": (
         partial(learned, "tutorials"),
-        "variant; environment; flags; seeds; mean greedy return; training, episodes 61–100; "
-        f"{REFERENCE}",
+        f"label; environment; flags; seeds; greedy return; training, episodes 61–100; {REFERENCE}",
     ),
     "ablations": (
         partial(results, "ablations"),
-        f"script; environment; variant; flags; {SCORES}; after seconds, median",
+        f"script; environment; variant; flags; {SCORE}; lowest seed; after seconds, median",
     ),
     "speed": (speed, None),
     "speeds": (speeds, None),

@@ -21,7 +21,7 @@ pd = pytest.importorskip("pandas")
 pytest.importorskip("scipy")
 
 from benchmarks import runner, tables  # noqa: E402
-from benchmarks.runner import RESULTS, Experiment, read_experiments, read_rows, run_all  # noqa: E402
+from benchmarks.runner import RESULTS, Experiment, read_experiments, read_rows, run_all, run_seed  # noqa: E402
 
 PAGES = [page.read_text() for page in tables.PAGES]
 GROUPS = {"learning": ("learning", "tutorials", "random"), "ablations": ("ablations",)}
@@ -66,11 +66,11 @@ def test_summaries_follow_from_the_seeds(name):
         values = rows["evaluation_mean"][rows["experiment"] == experiment]
         values = np.sort(values.to_numpy(float))
         quarter = len(values) // 4
-        assert (row["seeds"], row["lowest"]) == (len(values), values[0])
-        assert row["mean"] == pytest.approx(values.mean())
+        assert (row["seeds"], row["lowest seed"]) == (len(values), values[0])
+        assert row["greedy return"] == pytest.approx(values.mean())
         assert row["iqm"] == pytest.approx(values[quarter : len(values) - quarter].mean())
-        assert values[0] <= row["low"] <= row["iqm"] + 1e-9
-        assert row["iqm"] - 1e-9 <= row["high"] <= values[-1]
+        ordered = [values[0], row["low"], row["iqm"], row["high"], values[-1]]
+        assert (np.diff(ordered) > -1e-9).all()
 
 
 @pytest.mark.parametrize("name", GROUPS)
@@ -207,7 +207,7 @@ FLAGS = "--checkpoint-every 0.1 --learning-starts 200 --hidden-sizes 8 8 --batch
 def small(env_id, seeds=(1,), flags=""):
     """Return an experiment of a few seconds."""
     flags = f"{FLAGS} {flags}".strip()
-    return Experiment("script", "dqn_shower", env_id, 1500, seeds, 2, flags, flags)
+    return Experiment("script", "dqn_shower", env_id, 1000, seeds, 2, flags, flags)
 
 
 def check_same_as_uninterrupted(experiment, run_dir):
@@ -219,7 +219,7 @@ def test_ctrl_c_stops_and_the_same_command_goes_on(tmp_path):
     pytest.importorskip("ray")
     pytest.importorskip("seaborn")
     command = "benchmarks/learning.py --script dqn_shower --env-ids CartPole-v1 --seeds 1 3"
-    command += f" --total-timesteps 1500 --eval-episodes 2 --jobs 1 --runs {tmp_path} -- {FLAGS}"
+    command += f" --total-timesteps 1000 --eval-episodes 2 --jobs 1 --runs {tmp_path} -- {FLAGS}"
     process = subprocess.Popen(
         [sys.executable, *command.split()],
         cwd=ROOT,
@@ -238,7 +238,7 @@ def test_ctrl_c_stops_and_the_same_command_goes_on(tmp_path):
     assert process.returncode == 130
     rows = path.read_text()
     assert not third.exists()
-    assert run_all([small("CartPole-v1")], tmp_path / "script", jobs=1) == []
+    run_seed(experiment, first)
     assert path.read_text().startswith(rows)
     check_same_as_uninterrupted(experiment, first)
 
