@@ -13,14 +13,14 @@ from benchmarks.runner import Experiment, interquartile_mean, read_rows, split_n
 def draw_learning(results: Path, experiments: Iterable[Experiment]) -> None:
     """Draw learning_curves.png: the interquartile mean over seeds, a thin line for each seed, the
     random agent dashed, what others have published dotted."""
-    rows = read_rows(results / "learning.csv")
-    random = rows[rows["experiment"].str.startswith("random")]
-    random = dict(zip(split_names(random["experiment"])["environment"], random["evaluation_mean"]))
     curves = read_rows(results / "learning_curves.csv")
     names = set(curves["experiment"])
     chosen = [e for e in experiments if e.script != "random_baseline" and e.name in names]
     if not chosen:
         return
+    rows = read_rows(results / "learning.csv")
+    random = rows[rows["experiment"].str.startswith("random")]
+    random = dict(zip(split_names(random["experiment"])["environment"], random["evaluation_mean"]))
     curves = pd.concat([curves[curves["experiment"] == e.name] for e in chosen])
     axes = {"x": "timestep", "y": "return"}
     panels = {"col": "experiment", "col_wrap": 4, "height": 2.2, "aspect": 1.3}

@@ -158,7 +158,7 @@ def curve_rows(experiment: Experiment, run_dir: Path) -> pd.DataFrame:
 def read_rows(path: Path) -> pd.DataFrame:
     """Read a CSV file of results, if there is one."""
     if not path.exists():
-        return pd.DataFrame({"experiment": []})
+        return pd.DataFrame({"experiment": []}, dtype=str)
     return pd.read_csv(path, dtype={"version": str}, dtype_backend="numpy_nullable")
 
 

@@ -102,8 +102,8 @@ def speed() -> pd.DataFrame:
     table = table[table["case"].str.match("DDPG.*batch|DQN.*batch|A3C")]
     table = table.assign(cell=table["steps/s"] + " (" + table["memory, MB"] + ")")
     columns = ["compiled", "not compiled", "SB3", "CleanRL", "RLtools"]
-    wide = table.pivot(index="case", columns="implementation", values="cell")
-    wide = wide.reindex(index=table["case"].unique(), columns=columns).fillna("")
+    wide = table.pivot(index="case", columns="implementation", values="cell").fillna("")
+    wide = wide.reindex(index=table["case"].unique(), columns=columns, fill_value="")
     return wide.rename_axis("steps/s (memory, MB)").reset_index()
 
 
