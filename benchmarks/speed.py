@@ -194,7 +194,7 @@ def write(row: dict[str, Any], path: Path) -> None:
     import pandas as pd
 
     old = [pd.read_csv(path)] if path.exists() else []
-    table = pd.concat([*old, pd.DataFrame([row]).round(2)])
+    table = pd.concat([*old, pd.DataFrame([row]).round(3)])
     table = table.drop_duplicates(["case", "implementation", "repeat"], keep="last")
     table.to_csv(path, index=False)
 

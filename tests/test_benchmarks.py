@@ -86,8 +86,8 @@ def test_results_are_of_the_experiments_and_not_of_seeds_tuned_on(name):
 
 
 def test_speeds_are_of_the_same_work():
-    cases = pd.read_csv(RESULTS / "speed.csv").groupby("case")
-    assert cases[["updates", "parameters"]].nunique().max().max() <= 1
+    rows = pd.read_csv(RESULTS / "speed.csv").query("case.str.contains('batch')")
+    assert rows.groupby("case")[["updates", "parameters"]].nunique().max().max() <= 1
 
 
 @pytest.mark.parametrize("group", ["learning", "tutorials", "random", "quick", "ablations"])
