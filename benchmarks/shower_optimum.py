@@ -1,161 +1,96 @@
-"""The shower by dynamic programming: the exact optimum, and what a learned policy is worth.
+"""The shower by dynamic programming: the exact optimum, and what the learned policies are worth.
 
-Written from the definition of the environment, not from its code: temperatures 0 to 100; an action
-moves the temperature by −1, 0 or +1; +1 if it is then within 37 to 39, else −1; then it drifts by
-−1, 0 or +1, each with probability 1/3. An episode has 60 steps and starts from 35, …, 41.
+    python benchmarks/shower_optimum.py runs/benchmarks/dqn_shower_*Shower*/??
 
-    python benchmarks/shower_optimum.py                                  # the optimum, and random
-    python benchmarks/shower_optimum.py runs/RUN runs/OTHER              # and each of these runs
-    python benchmarks/shower_optimum.py RUN --figure q_values.png        # its Q beside the optimum
+Of these runs it writes results/shower.csv, and of the first draws results/shower_q.png, its Q
+beside the exact one. It is written from the definition of the environment, not from its code: an
+action moves the temperature by −1, 0 or +1; +1 if it is then within 37 to 39, else −1; then it
+drifts by −1, 0 or +1, equally likely. An episode has 60 steps and starts from 35, …, 41.
 """
 
+import csv
 import sys
-from dataclasses import dataclass
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
 import torch
-import tyro
+from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.runner import write_csv
+import dqn_shower as dqn
 
-STEPS, STARTS, DEGREES = 60, range(35, 42), 101
-MET = range(35, 42)  # what an optimal agent can meet: from 36 to 40 it never leaves 36 to 40
-
-
-@dataclass(frozen=True)
-class Args:
-    """The command line."""
-
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()  # folders of dqn_shower.py
-    csv: Path | None = None  # where to write a row a run
-    figure: Path | None = None  # where to draw the Q-values of the first run
+RESULTS = Path(__file__).parent / "results"
+STARTS = range(35, 42)  # all that an optimal agent meets: from 36 to 40 it never leaves 36 to 40
+TURNED = (np.arange(101)[:, None] + [-1, 0, 1]).clip(0, 100)  # [temperature, action]
+NEXT = (TURNED[..., None] + [-1, 0, 1]).clip(0, 100)  # [temperature, action, drift]
+REWARD = np.where((TURNED >= 37) & (TURNED <= 39), 1, -1)  # [temperature, action]
 
 
-def outcome(temperature: int, action: int) -> tuple[int, list[int]]:
-    """Return the reward, and the next temperatures, each as likely as the others."""
-    turned = min(max(temperature + action - 1, 0), DEGREES - 1)
-    drifted = [min(max(turned + drift, 0), DEGREES - 1) for drift in (-1, 0, 1)]
-    return (1 if 37 <= turned <= 39 else -1), drifted
+def expected_return(choose: Callable[[np.ndarray], np.ndarray]) -> Fraction:
+    """Return the exact expected return of an episode, in the mean over the starts.
 
-
-def backward_induction(choose) -> list[Fraction]:
-    """Return the exact expected return from each temperature over a whole episode.
-
-    `choose(temperature, values)` gives the value of a step from those of its three actions.
+    `choose` gives the values of a step [101] from those of its three actions [101, 3].
     """
-    values = [Fraction(0)] * DEGREES
-    for _ in range(STEPS):
-        after = values
-        values = []
-        for temperature in range(DEGREES):
-            q = []
-            for action in range(3):
-                reward, drifted = outcome(temperature, action)
-                q.append(reward + sum(after[t] for t in drifted) / 3)
-            values.append(choose(temperature, q))
-    return values
-
-
-def expected_return(values: list[Fraction]) -> Fraction:
-    """Return the mean over the starts."""
-    return sum(values[start] for start in STARTS) / len(STARTS)
+    values = np.full(101, Fraction(0))
+    for _ in range(60):
+        values = choose(REWARD + values[NEXT].sum(axis=2) / 3)
+    return values[STARTS].mean()
 
 
 def optimal_return() -> Fraction:
     """Return what an optimal agent expects."""
-    return expected_return(backward_induction(lambda _, q: max(q)))
-
-
-def random_return() -> Fraction:
-    """Return what uniformly random actions expect."""
-    return expected_return(backward_induction(lambda _, q: sum(q) / 3))
+    return expected_return(lambda q: q.max(axis=1))
 
 
 def policy_return(policy: np.ndarray) -> Fraction:
     """Return what a deterministic policy, an action for each temperature, expects."""
-    return expected_return(backward_induction(lambda t, q: q[policy[t]]))
+    return expected_return(lambda q: q[range(101), policy])
 
 
-def optimal_q(gamma: float) -> np.ndarray:
-    """Return Q*(s,a) without a horizon, [101, 3], which is what DQN learns: it bootstraps at the
-    time limit."""
-    rewards = np.array([[outcome(t, a)[0] for a in range(3)] for t in range(DEGREES)])
-    nexts = np.array([[outcome(t, a)[1] for a in range(3)] for t in range(DEGREES)])
-    q = np.zeros((DEGREES, 3))
-    while True:
-        new = rewards + gamma * q.max(1)[nexts].mean(2)
-        if np.abs(new - q).max() < 1e-9:
-            return new
-        q = new
-
-
-def optimal_actions() -> list[set[int]]:
-    """Return which actions are optimal at each temperature."""
-    q = optimal_q(0.99)
-    return [set(np.flatnonzero(row > row.max() - 1e-6)) for row in q]
+def optimal_q() -> np.ndarray:
+    """Return Q*(s,a) without a horizon, [101, 3]: DQN bootstraps at the time limit."""
+    q = np.zeros((101, 3))
+    for _ in range(5000):
+        q = REWARD + 0.99 * q.max(axis=1)[NEXT].mean(axis=2)
+    return q
 
 
 def learned_q(run_dir: Path) -> np.ndarray:
     """Return the Q-values of a run's network, [101, 3]."""
-    import dqn_shower as dqn
-
     args = dqn.parse_args(["--play", str(run_dir)])
     agent = dqn.Agent(dqn.make_env(args.env_id), args)
     dqn.load(agent, run_dir)
-    temperatures = torch.arange(DEGREES)[:, None] - 38.0  # as `make_env` has them
+    temperatures = torch.arange(101)[:, None] - 38.0  # as `make_env` has them
     return agent.q_network(temperatures).detach().numpy()
 
 
-def draw(q: np.ndarray, path: Path) -> None:
+def draw(q: np.ndarray) -> None:
     """Draw Q against temperature, learned beside exact, each less its mean at 38 degrees."""
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(9, 3.6), layout="constrained")
-    shown = np.arange(30, 47)
-    left, right = figure.subplots(1, 2, sharey=True)
-    for axes, values, title in ((left, q, "learned"), (right, optimal_q(0.99), "exact")):
-        for action, label in enumerate(("−1 degree", "0", "+1 degree")):
-            axes.plot(shown, (values - values[38].mean())[shown, action], "o-", ms=3, label=label)
+    panels = figure.subplots(1, 2, sharey=True)
+    for axes, values, title in zip(panels, (q, optimal_q()), ("learned", "exact")):
+        labels = ("−1 degree", "0", "+1 degree")
+        axes.plot(range(30, 47), (values - values[38].mean())[30:47], "o-", ms=3, label=labels)
         axes.axvspan(37, 39, color="palegreen", alpha=0.5, label="comfortable")
-        axes.set(title=title, xlabel="temperature, °C")
-        axes.grid(alpha=0.3)
-    left.set_ylabel("Q, less its mean at 38 °C")
-    left.legend(fontsize="small")
-    figure.savefig(path, dpi=90)
+        axes.set(title=title, xlabel="temperature, °C", ylabel="Q, less its mean at 38 °C")
+    panels[0].legend(fontsize="small")
+    figure.savefig(RESULTS / "shower_q.png", dpi=80)
 
 
-def main() -> None:
-    """Print the exact values, and judge each run."""
-    args = tyro.cli(Args, description=__doc__)
-    best = optimal_return()
-    print(f"optimum {best} = {float(best):.4f}, random {float(random_return()):.4f}")
-    if not args.runs and (args.csv or args.figure):
-        sys.exit("--csv and --figure need a run")
-    optimal, rows = optimal_actions(), []
-    for run_dir in args.runs:
-        policy = learned_q(run_dir).argmax(1)
-        wrong = [t for t in MET if policy[t] not in optimal[t]]
-        value = policy_return(policy)
-        rows.append(
-            {
-                "run": run_dir.name,
-                "expected_return": round(float(value), 6),
-                "optimal": value == best,
-                "wrong_at": " ".join(map(str, wrong)),
-                "actions_at_35_to_41": "".join("-0+"[policy[t]] for t in MET),
-            }
-        )
-        print(*rows[-1].values(), sep="\t")
-    if args.csv is not None:
-        write_csv(args.csv, rows)
-    if args.figure is not None:
-        draw(learned_q(args.runs[0]), args.figure)
+def main(runs: list[Path]) -> None:
+    """Judge each run, draw the first."""
+    rows = [("run", "expected_return", "optimal", "actions_at_35_to_41")]
+    for run in runs:
+        policy = learned_q(run).argmax(axis=1)
+        value, actions = policy_return(policy), "".join("-0+"[policy[t]] for t in STARTS)
+        rows.append((run.name, round(float(value), 6), value == optimal_return(), actions))
+    with open(RESULTS / "shower.csv", "w", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows(rows)
+    draw(learned_q(runs[0]))
 
 
 if __name__ == "__main__":
-    main()
+    main([Path(run) for run in sys.argv[1:]])

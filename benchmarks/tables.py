@@ -1,353 +1,169 @@
-"""Write the README's tables from the CSV files in results/, so that no number is copied by hand:
+"""Write the tables of README.md and of benchmarks/README.md, so that no number is copied by hand:
 
     python benchmarks/tables.py
 
-Each table stands between two comments, <!-- NAME --> and <!-- end of NAME -->. A test holds the
-README to what this would write.
+Each table stands between two comments, <!-- NAME --> and <!-- end of NAME -->. A test holds both
+pages to what this would write.
 """
 
 import sys
-from collections import defaultdict
-from collections.abc import Iterable
+from functools import cache, partial
 from pathlib import Path
-from statistics import median
-from typing import Any
 
 import gymnasium as gym
-import numpy as np
+import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.ablations import GROUPS
-from benchmarks.figures import short
-from benchmarks.learning import LEARNERS, RANDOMS, TUTORIALS
-from benchmarks.runner import RESULTS, ROOT, Experiment, read_csv
-from benchmarks.speed import (
-    A3C_SIZES,
-    CASES,
-    DEFAULTS,
-    LARGER,
-    LONG_RUNS,
-    TRANSITIONS,
-    WIDER,
-    Measurements,
-)
+from benchmarks.runner import RESULTS, ROOT, read_experiments, read_rows, split_names, summarise
 
-FLAGSHIPS = (
-    "random_baseline CartPole-v1 10000",
-    "dqn_shower dqn_shower.Shower-v0 5000",
-    "ddpg_continuous Pendulum-v1 20000",
-    "a3c_cartpole CartPole-v1 500000",
-)
-SCRIPTS = {  # in the order in which to read them: what it is, and its paper
-    "random_baseline": ("the random agent", ""),
-    "dqn_shower": ("Deep Q-Network", "[Mnih 2015](https://doi.org/10.1038/nature14236)"),
-    "ddpg_continuous": (
-        "Deep Deterministic Policy Gradient",
-        "[Lillicrap 2016](https://arxiv.org/abs/1509.02971)",
+PAGES = (ROOT / "README.md", ROOT / "benchmarks" / "README.md")
+SCORE = "greedy return: IQM [95 % interval]"
+REFERENCE = "to compare with"
+
+
+def number(value: float) -> str:
+    """Write a number, with one decimal unless it is large; minus as −."""
+    if pd.isna(value):
+        return ""
+    return f"{value:,.{0 if abs(value) >= 1000 else 1}f}".replace("-", "−")
+
+
+def references(published: str) -> str:
+    """Write the returns to compare with: "RL Zoo: -152.1" as "−152.1 (RL Zoo)"."""
+    items = [item.rsplit(": ", 1) for item in published.split("; ") if item]
+    return ", ".join(f"{number(float(value))} ({name})" for name, value in items)
+
+
+@cache
+def results(name: str) -> pd.DataFrame:
+    """Return all columns of the tables that come of NAME.csv, an experiment a row."""
+    found = summarise(read_rows(RESULTS / f"{name}.csv"))
+    table = found.drop(columns=["flags", "seeds", "solved", "seconds"]).map(number)
+    table = table.join(split_names(found.index).set_index(found.index))
+    interval = " [" + table["low"] + ", " + table["high"] + "]"
+    table[SCORE] = table["iqm"] + interval.where(found["seeds"] > 1, "")
+    table["steps"] = table["steps"].astype(int).map("{:,}".format)
+    table["variant"] = table["label"].replace("", "defaults")
+    table["flags"] = ("`" + found["flags"] + "`").fillna("")
+    table["seeds"] = found["seeds"]
+    table["seconds"] = found["seconds"].map("{:.0f}".format)
+    table["minutes"] = (found["seconds"] / 60).map("{:.2f}".format)
+    table["seeds that solved it"] = [f"{n} of {m}" for n, m in zip(found["solved"], found["seeds"])]
+    return table
+
+
+def learned(*groups: str) -> pd.DataFrame:
+    """Return the rows of those experiments in learning.csv that are in some groups."""
+    experiments = read_experiments(*groups)
+    table = pd.DataFrame(experiments, index=[experiment.name for experiment in experiments])
+    table = table[["script", "env_id", "published"]].add_prefix("_").join(results("learning"))
+    random = results("learning").query("script == 'RANDOM'").set_index("environment")
+    table["random"] = table["environment"].map(random["greedy return"])
+    table[REFERENCE] = table["_published"].map(references)
+    specs = table["_env_id"].map(gym.registry.get)
+    table["solved at"] = [number(spec and spec.reward_threshold) for spec in specs]
+    return table.dropna(subset="seeds").astype({"seeds": int})
+
+
+def overview() -> pd.DataFrame:
+    """A script a row, on the environment that it is named for."""
+    table = pd.read_csv(ROOT / "benchmarks" / "overview.csv", index_col="experiment")
+    texts = [(ROOT / file).read_text() for file in table["file"]]
+    own = [text.split("# The harness")[0].count("\n") for text in texts]
+    table["own lines of all"] = [f"{n} of {text.count(chr(10))}" for n, text in zip(own, texts)]
+    table["file"] = table["file"].map("[`{0}`]({0})".format)
+    return table.join(learned("learning", "random"))
+
+
+def solved() -> pd.DataFrame:
+    """The experiments whose environment itself says at which mean of 100 episodes it is solved."""
+    table = learned("learning")
+    return table[table["solved at"] != ""]
+
+
+@cache
+def speeds() -> pd.DataFrame:
+    """Return all columns of the tables that come of speed.csv, a measurement a row."""
+    rows = pd.read_csv(RESULTS / "speed.csv").groupby(["case", "implementation"], sort=False)
+    found, table = rows.median(numeric_only=True), pd.DataFrame()
+    low, high = rows["steps_per_second"].min(), rows["steps_per_second"].max()
+    table["steps/s"] = found["steps_per_second"].map("{:,.0f}".format)
+    table["lowest–highest"] = low.map("{:,.0f}–".format) + high.map("{:,.0f}".format)
+    table["last ÷ second tenth"] = (found["last_tenth"] / found["second_tenth"]).map(number)
+    table["memory, MB"] = found["memory"].map("{:,.4g}".format, na_action="ignore")
+    table["greedy return"] = found["evaluation_mean"].map(number)
+    return table.reset_index().fillna("")
+
+
+def speed() -> pd.DataFrame:
+    """Steps a second, and memory, of DDPG, DQN and A3C, an implementation a column."""
+    table = speeds()
+    table = table[table["case"].str.match("DDPG.*batch|DQN.*batch|A3C")]
+    table = table.assign(cell=table["steps/s"] + " (" + table["memory, MB"] + ")")
+    columns = ["compiled", "not compiled", "SB3", "CleanRL", "RLtools"]
+    wide = table.pivot(index="case", columns="implementation", values="cell").fillna("")
+    wide = wide.reindex(index=table["case"].unique(), columns=columns, fill_value="")
+    return wide.rename_axis("steps/s (memory, MB)").reset_index()
+
+
+def algorithm() -> pd.DataFrame:
+    """Algorithm 1 of the DDPG paper beside the code, found by the first words of both."""
+    lines = [line.strip() for line in (ROOT / "ddpg_continuous.py").read_text().splitlines()]
+
+    def whole(words: str) -> str:
+        (line,) = [line for line in lines if line.startswith(words)]  # once, or it is an error
+        return "`" + line.split("  # ")[0].replace("|", "\\|") + "`"
+
+    pairs = pd.read_csv(ROOT / "benchmarks" / "algorithm.csv").groupby("paper", sort=False)["code"]
+    rows = [(whole(paper), "<br>".join(map(whole, code))) for paper, code in pairs]
+    return pd.DataFrame(rows, columns=["Algorithm 1", "`ddpg_continuous.py`"])
+
+
+TABLES = {  # name: what returns it, and the columns shown
+    "overview": (
+        overview,
+        f"file; paper; own lines of all; environment; seconds; {SCORE}; {REFERENCE}",
     ),
-    "a3c_cartpole": (
-        "Asynchronous Advantage Actor-Critic",
-        "[Mnih 2016](https://arxiv.org/abs/1602.01783)",
+    "learning": (
+        partial(learned, "learning"),
+        f"script; environment; steps; seeds; {SCORE}; lowest seed; random; {REFERENCE}; minutes",
     ),
+    "solved": (
+        solved,
+        "script; environment; steps; solved at; seeds that solved it; after steps, median; "
+        "slowest; after seconds, median; last 100 episodes, lowest seed",
+    ),
+    "tutorials": (
+        partial(learned, "tutorials"),
+        f"label; environment; flags; seeds; greedy return; training, episodes 61–100; {REFERENCE}",
+    ),
+    "ablations": (
+        partial(results, "ablations"),
+        f"script; environment; variant; flags; {SCORE}; lowest seed; after seconds, median",
+    ),
+    "speed": (speed, None),
+    "speeds": (speeds, None),
+    "algorithm": (algorithm, None),
 }
 
 
-def table(header: str, rows: Iterable[Iterable[Any]]) -> str:
-    """Return a Markdown table; the header's columns are separated by bars."""
-    lines = [f"| {header} |", "|" + "---|" * len(header.split("|"))]
-    lines += ["| " + " | ".join(str(cell) for cell in row) + " |" for row in rows]
-    return "\n".join(lines)
-
-
-def number(value: float | str) -> str:
-    """Write a return with one digit after the point, or none where it is large; minus as −."""
-    value = float(value)
-    if np.isnan(value):
-        return ""
-    return format(value, ",.0f" if abs(value) >= 1000 else ".1f").replace("-", "−")
-
-
-def interval(row: dict[str, str]) -> str:
-    """Write an interquartile mean and its interval; of one seed there is none."""
-    if row["seeds"] == "1":
-        return number(row["iqm"])
-    return f"{number(row['iqm'])} [{number(row['low'])}, {number(row['high'])}]"
-
-
-def published(experiment: Experiment) -> str:
-    """Write what others have published."""
-    return ", ".join(f"{number(v)} ({label})" for label, v in experiment.published.items())
-
-
-def summaries(name: str) -> dict[str, dict[str, str]]:
-    """Return the rows of NAME_summary.csv by experiment."""
-    return {row["experiment"]: row for row in read_csv(RESULTS / f"{name}_summary.csv")}
-
-
-def lines(script: str) -> str:
-    """Return how many lines of a script are its own, above the harness, and how many it has."""
-    text = (ROOT / f"{script}.py").read_text()
-    own = text.split("# The harness")[0].count("\n")
-    return f"{own} of {text.count(chr(10)):,}"
-
-
-def overview_table() -> str:
-    """The first table: a script a row, on the environment that it is named for."""
-    found, rows = summaries("learning"), []
-    for experiment in sorted(LEARNERS + RANDOMS, key=lambda e: [*SCRIPTS].index(e.script)):
-        if experiment.name in FLAGSHIPS and experiment.name in found:
-            script, row = experiment.script, found[experiment.name]
-            what, paper = SCRIPTS[script]
-            rows.append(
-                (
-                    f"[`{script}.py`]({script}.py)<br>{what}",
-                    paper,
-                    lines(script),
-                    short(experiment.env_id),
-                    f"{60 * float(row['minutes']):.0f}",
-                    interval(row),
-                    published(experiment),
-                )
-            )
-    return table(
-        "file | paper | own lines of all | environment | seconds "
-        "| greedy return: IQM [95 % interval] | to compare with",
-        rows,
-    )
-
-
-def learning_table() -> str:
-    """The table of the learners: an experiment a row."""
-    found = summaries("learning")
-    random = {experiment.env_id: found.get(experiment.name) for experiment in RANDOMS}
-    rows = []
-    for experiment in LEARNERS:
-        if experiment.name in found:
-            row, by_chance = found[experiment.name], random[experiment.env_id]
-            rows.append(
-                (
-                    experiment.script.split("_")[0].upper(),
-                    short(experiment.env_id),
-                    f"{experiment.total_timesteps:,}",
-                    row["seeds"],
-                    interval(row),
-                    number(row["lowest"]),
-                    number(by_chance["mean"]) if by_chance else "",
-                    published(experiment),
-                    f"{float(row['minutes']):.2f}",
-                )
-            )
-    return table(
-        "script | environment | steps | seeds | greedy return: IQM [95 % interval] | lowest seed "
-        "| random | to compare with | minutes",
-        rows,
-    )
-
-
-def solved_table() -> str:
-    """When the environment's own threshold was met in training: a row where it has one."""
-    seeds = defaultdict(list)
-    for row in read_csv(RESULTS / "learning.csv"):
-        seeds[row["experiment"]].append(row)
-    rows = []
-    for experiment in LEARNERS:
-        runs = seeds[experiment.name]
-        spec = gym.registry.get(short(experiment.env_id))
-        if runs and spec is not None and spec.reward_threshold is not None:
-            solved = [row for row in runs if row["solved_timesteps"]]
-            steps = [int(row["solved_timesteps"]) for row in solved]
-            seconds = [float(row["solved_seconds"]) for row in solved]
-            name = experiment.script.split("_")[0].upper()
-            what = name, short(experiment.env_id), f"{experiment.total_timesteps:,}"
-            times = "", ""
-            if solved:
-                times = f"{median(steps):,.0f} ({max(steps):,})", f"{median(seconds):.1f}"
-            last = min(float(row["training_mean_last_100"]) for row in runs)
-            threshold = f"{spec.reward_threshold:,g}".replace("-", "−")
-            found = f"{len(solved)} of {len(runs)}"
-            rows.append((*what, threshold, found, *times, number(last)))
-    return table(
-        "script | environment | steps in all | solved at | seeds | after steps: median (slowest) "
-        "| seconds: median "
-        "| last 100 episodes: lowest seed",
-        rows,
-    )
-
-
-def tutorials_table() -> str:
-    """The settings of the tutorials and of the paper, a setting a row."""
-    found, rows, training = summaries("learning"), [], defaultdict(list)
-    for row in read_csv(RESULTS / "learning.csv"):
-        training[row["experiment"]].append(float(row["training_mean_61_to_100"] or "nan"))
-    for experiment in TUTORIALS:
-        if experiment.name in found:
-            row = found[experiment.name]
-            means = row["seeds"], number(row["mean"]), number(np.mean(training[experiment.name]))
-            setting = f"{experiment.label}, {experiment.env_id}", f"`{row['flags']}`"
-            rows.append((*setting, *means, published(experiment)))
-    return table(
-        "setting | flags | seeds | greedy return | training, episodes 61–100 | published", rows
-    )
-
-
-def ablations_table() -> str:
-    """The table of the ablations: a variant a row, those that only an older version had too."""
-    found, rows = summaries("ablations"), []
-    for title, variants in GROUPS.items():
-        group = variants[0].name.split()[:3]  # script, environment, steps
-        for name in dict.fromkeys([*(variant.name for variant in variants), *found]):
-            if name in found and name.split()[:3] == group:
-                row, label = found[name], " ".join(name.split()[3:]) or "defaults"
-                flags = f"`{row['flags']}`" if row["flags"] else ""
-                rows.append((title, label, flags, interval(row), number(row["lowest"])))
-    return table("on | variant | flags | greedy return: IQM [95 % interval] | lowest seed", rows)
-
-
-# Speed
-
-
-def micro(seconds: Iterable[float]) -> str:
-    """Write the median of seconds, in microseconds."""
-    return f"{median(seconds) * 1e6:,.0f}"
-
-
-def speed_table(found: Measurements) -> str:
-    """Training speeds of all scripts, with memory, an implementation a row."""
-
-    def speeds(case: Any, name: str) -> list[float]:
-        return found.get("steps_per_second", case, name)
-
-    rows = []
-    peers = [(str(case), "SB3", ("ours, --compile", "ours, --no-compile")) for case in CASES]
-    workers = ("1 worker", "2 workers", "4 workers")
-    peers += [("random", "environment", ("ours",))]
-    peers += [("A3C 64-64", "SB3's A2C, 8 environments", workers)]
-    for case, peer, names in peers:
-        for name in (*names, peer):
-            if values := speeds(case, name):
-                ratio = median(values) / median(speeds(case, peer))
-                extremes = f"{min(values):,.0f}–{max(values):,.0f}"
-                memory = max(found.get("memory", case, name))
-                rows.append(
-                    (
-                        case,
-                        name,
-                        f"{median(values):,.0f}",
-                        extremes,
-                        f"{ratio:.2f}",
-                        f"{memory:.0f}",
-                    )
-                )
-    return table(
-        "what | implementation | steps/s, median | lowest–highest | ÷ peer "
-        "| memory of the largest process, MB",
-        rows,
-    )
-
-
-def updates_table(found: Measurements, measurement: str, cases: Iterable[Any]) -> str:
-    """Updates against their floor, a case a row."""
-    rows = []
-    for case in cases:
-        if floor := found.get(measurement, case, "floor"):
-            compiled, eager = (found.get(measurement, case, n) for n in ("compiled", "eager"))
-            ratio = median(update / low for update, low in zip(compiled, floor))
-            rows.append((case, micro(compiled), micro(eager), micro(floor), f"{ratio:.2f}"))
-    return table("update of | compiled, µs | eager, µs | floor, µs | compiled ÷ floor", rows)
-
-
-def compiling_table(found: Measurements) -> str:
-    """What compiling costs, and when it pays."""
-    rows = []
-    for case in DEFAULTS:
-        if found.get("first_update_seconds", case, "cold"):
-            cold, warm = (
-                median(found.get("first_update_seconds", case, name)) for name in ("cold", "warm")
-            )
-            eager, compiled = (found.get("update_seconds", case, n) for n in ("eager", "compiled"))
-            saved = median(eager) - median(compiled) if eager and compiled else 0.0
-            memory = max(found.get("memory", case, "cold"))
-            pays = f"{cold / saved:,.0f} steps" if saved > 0 else ""
-            rows.append((case, f"{cold:.1f}", f"{warm:.1f}", pays, f"{memory:.0f}"))
-    return table(
-        "compiling | cold cache, s | warm cache, s | pays from, cold cache | memory, MB", rows
-    )
-
-
-def buffer_table(found: Measurements) -> str:
-    """The replay buffer as it fills."""
-    rows = []
-    for transitions in TRANSITIONS:
-        if seconds := found.get("buffer_seconds", str(transitions), "add and sample"):
-            memory = found.get("buffer_memory", str(transitions), "add and sample")[0]
-            rows.append((f"{transitions:,}", f"{median(seconds) * 1e6:.1f}", f"{memory:.2f}"))
-    return table("transitions in the buffer | add and sample 64, µs | memory, MB", rows)
-
-
-def a3c_table(found: Measurements) -> str:
-    """A3C with wider networks."""
-    rows = []
-    for a, b in A3C_SIZES:
-        case = f"A3C {a}-{b}"
-        if found.get("growing_steps_per_second", case, "1"):
-            speeds = [median(found.get("growing_steps_per_second", case, n)) for n in "12"]
-            rows.append((case, *(f"{s:,.0f}" for s in speeds), f"{speeds[1] / speeds[0]:.2f}"))
-    return table("networks | steps/s, 1 worker | 2 workers | ratio", rows)
-
-
-def long_table(found: Measurements) -> str:
-    """Speed at the beginning and at the end of a long run."""
-    rows = []
-    for name, (env_id, steps, _) in LONG_RUNS.items():
-        if found.get("long_run", name, "second tenth"):
-            speeds = [
-                median(found.get("long_run", name, n)) for n in ("second tenth", "last tenth")
-            ]
-            ratio = f"{speeds[1] / speeds[0]:.2f}"
-            rows.append((name, env_id, f"{steps:,}", *(f"{s:,.0f}" for s in speeds), ratio))
-    return table("script | on | steps | steps/s, second tenth | last tenth | ratio", rows)
-
-
-def speed_tables(found: Measurements) -> dict[str, str]:
-    """Return the tables of speed.py by name."""
-    return {
-        "speed": speed_table(found),
-        "updates": updates_table(found, "update_seconds", CASES),
-        "compiling": compiling_table(found),
-        "growing updates": updates_table(found, "growing_update_seconds", (*WIDER, *LARGER)),
-        "buffer": buffer_table(found),
-        "growing A3C": a3c_table(found),
-        "long runs": long_table(found),
-    }
-
-
-def all_tables() -> dict[str, str]:
-    """Return every table by its name."""
-    learned = {
-        "overview": overview_table(),
-        "learning": learning_table(),
-        "solved": solved_table(),
-        "tutorials": tutorials_table(),
-        "ablations": ablations_table(),
-    }
-    return learned | speed_tables(Measurements.read(RESULTS / "speed.csv"))
-
-
-def fill_in(text: str) -> str:
-    """Return a text with the tables that it marks as they should be."""
-    for name, content in all_tables().items():
-        begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
-        if begin in text:
-            before, rest = text.split(begin)
-            text = f"{before}{begin}\n{content}\n\n{end}{rest.split(end)[1]}"
-    return text
+def fill_in(page: str) -> str:
+    """Return a page with the tables that it marks as they should be."""
+    for name, (function, columns) in TABLES.items():
+        before, mark, rest = page.partition(f"<!-- {name} -->\n")
+        if mark:
+            _, end, after = rest.partition(f"<!-- end of {name} -->")
+            table = function()[columns.split("; ")] if columns else function()
+            text = table.to_markdown(index=False, disable_numparse=True)
+            page = f"{before}{mark}\n{text}\n\n{end}{after}"
+    return page
 
 
 def main() -> None:
-    """Rewrite the README."""
-    readme = ROOT / "README.md"
-    readme.write_text(fill_in(readme.read_text()))
+    """Rewrite both pages."""
+    for page in PAGES:
+        page.write_text(fill_in(page.read_text()))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,9 @@
 
 import functools
 import itertools
+import os
+import signal
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
@@ -91,3 +94,19 @@ _register(
 _register(
     "Bytes", 10, observation=Box(np.array([-128, 0, 5]), np.array([127, 1, 5]), dtype=np.int8)
 )
+
+
+class Mortal(gym.Wrapper):
+    """CartPole, whose process is killed at the 400th step unless the file MORTAL is there."""
+
+    steps = 0
+
+    def step(self, action):
+        self.steps += 1
+        if self.steps == 400 and not Path(os.environ["MORTAL"]).exists():
+            Path(os.environ["MORTAL"]).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().step(action)
+
+
+gym.register("Mortal-v0", lambda: Mortal(gym.make("CartPole-v1")))

@@ -1,5 +1,5 @@
 """Forks: what the habits of PyTorch's users bring in works exactly, or stops with an error that
-names the cause. Each is made from the text of ddpg_continuous.py; TD3 is in test_benchmarks.py.
+names the cause. Each is made from the text of ddpg_continuous.py; TD3 is in test_td3.py.
 """
 
 import copy
