@@ -234,13 +234,11 @@ def train(env: gym.Env, agent: Agent, args: Args) -> Iterator[dict[str, float]]:
             progress = agent.timestep / args.total_timesteps
             gaussian = args.noise_sigma * rng.standard_normal(noise.shape)
             noise = noise - args.noise_theta * noise + gaussian  # Ornstein-Uhlenbeck
-            scale = np.interp(progress, (0, 1), (1, args.noise_final))
+            scale = args.noise_final**progress  # from 1 to noise_final
             action = (agent.act(observation) + scale * noise).clip(-1, 1)  # a = μ(s|θμ) + 𝒩
             next_observation, reward, terminated, truncated, _ = env.step(action)
             agent.timestep += 1
-            agent.buffer.add(
-                observation, action, reward, next_observation, terminated
-            )  # store in R
+            agent.buffer.add(observation, action, reward, next_observation, terminated)  # into R
             if agent.buffer.count >= args.learning_starts:
                 decay = np.interp(progress, (0.5, 1), (1, args.learning_rate_final))
                 agent.actor_optimizer.anneal(decay)

@@ -255,9 +255,7 @@ def train(env: gym.Env, agent: Agent, args: Args) -> Iterator[dict[str, float]]:
                 action = agent.act(observation)  # otherwise argmaxₐ Q(s,a;θ)
             next_observation, reward, terminated, truncated, _ = env.step(action)  # execute a
             agent.timestep += 1
-            agent.buffer.add(
-                observation, action, reward, next_observation, terminated
-            )  # store in D
+            agent.buffer.add(observation, action, reward, next_observation, terminated)  # into D
             if agent.buffer.count >= args.learning_starts:
                 decay = np.interp(progress, (0.5, 1), (1, args.learning_rate_final))
                 agent.optimizer.anneal(decay)

@@ -191,7 +191,7 @@ def test_noise_shrinks_over_the_run():
     shrinking, full = (actions_of(8, 50, **flags, noise_final=f).ravel() for f in (0.2, 1.0))
     share = (shrinking / full)[abs(full) > 0.03]
     at = np.flatnonzero(abs(full) > 0.03)
-    expected = np.interp(at, [0, 400], [1.0, 0.2])
+    expected = 0.2 ** (at / 400)
     np.testing.assert_allclose(share, expected, atol=0.3)
     assert np.median(abs(share - expected)) < 0.03
 
