@@ -103,7 +103,7 @@ class Args:
 
     env_id: str = "Pendulum-v1"  # Gymnasium environment, also as module:Env-v0
     seed: NonNegativeInt = 1  # seed of all random numbers
-    total_timesteps: PositiveInt = 20_000  # environment steps to train for
+    total_timesteps: PositiveInt = 10_000  # environment steps to train for
     run_dir: Path | None = None  # a new folder for the run; else runs/ENV__SCRIPT__SEED__TIME
     resume: Path | None = None  # continue the run in this folder
     play: Path | None = None  # play greedy episodes of the run in this folder
