@@ -35,24 +35,28 @@ Algorithm S3, for each actor-learner, all at the same time
         update θ with dθ and θv with dθv, asynchronously: no lock, others write meanwhile
     until T > T_max
 
-RMSProp (section 4), whose g all actor-learners share; Δθ is value_coef dθv − dθ, of one vector
+RMSProp (section 4), whose g all actor-learners share; Δθ is value_coef dθv beside −dθ
     g ← α g + (1−α) Δθ²,  θ ← θ − η Δθ / √(g + ε)
 
 Symbol → name in the code
-    θ and θv, θ′ and θ′v → agent.theta, theta: each one vector, as the networks share their layers
+    θ and θv, θ′ and θ′v → agent.theta, theta: together one vector
     s, a, r, R           → observation, action, reward, R
     π, V, H              → softmax of logits, values, entropy
     Δθ, T, T_max, η      → gradient, agent.timestep, args.total_timesteps, args.learning_rate
     γ, β, α, ε           → args.gamma, .entropy_coef, .rmsprop_alpha, .rmsprop_epsilon
 
-Deviations from the paper, and the flags that undo them
-    Small fully connected networks, no frames; a worker for each core.            --num-workers 16
-    Rollouts are longer.                                                                --t-max 5
-    The loss of V weighs less: with returns of 100 its gradient would swamp the policy's in the
-        layers that they share.                                                      --value-coef 1
-    ε is 1, so that no step exceeds η Δθ. With a small ε, g fades once the task is solved, and the
-        first bad episode ruins the policy. The paper gives no value; 0.1 is common.
-                                                                             --rmsprop-epsilon 0.1
+Deviations from the paper, with the flag that undoes each
+    Small fully connected networks, no frames; a worker for each core: --num-workers 16
+    π and V share no layers, so that one set of defaults serves several environments. The initial
+        weights are orthogonal, and those of π's last layer small.
+    Rewards are divided by the deviation of their discounted sums so far, for the same reason:
+        --no-scale-rewards. The paper clips them to ±1.
+    Rollouts are longer, so that V's errors bias the policy less: --t-max 5
+    No entropy in the loss: on LunarLander, rewards of 0.03 for each spared firing of an engine
+        would be lost beside it: --entropy-coef 0.01
+    The loss of V weighs less: --value-coef 1
+    ε is 0.01. The paper gives no value, and 0.1 is common: --rmsprop-epsilon 0.1. Once a task is
+        solved, g falls far below ε; then the first bad episode does not ruin the policy.
     The end of a time limit is not terminal: there R = V(s_t;θ′v).
 
 With several workers the order of updates varies, so a seed does not fix the result. With one it
@@ -61,7 +65,7 @@ does, and a resumed run is exact.
 Examples
     python a3c_cartpole.py
     python a3c_cartpole.py --num-workers 1
-    python a3c_cartpole.py --env-id Acrobot-v1 --entropy-coef 0.5
+    python a3c_cartpole.py --env-id LunarLander-v3 --total-timesteps 1000000
     python a3c_cartpole.py --resume runs/RUN
     python a3c_cartpole.py --play runs/RUN --best --capture-video
 """
@@ -121,13 +125,14 @@ class Args:
     wandb_entity: str | None = None  # W&B user or team
 
     num_workers: PositiveInt = os.cpu_count() or 1  # actor-learners, a process each
-    learning_rate: PositiveFloat = 1.5e-3  # η at first; it falls to 0 over the run
+    learning_rate: PositiveFloat = 1e-3  # η at first; it falls to 0 over the run
     rmsprop_alpha: Fraction = 0.99  # decay α of g
-    rmsprop_epsilon: PositiveFloat = 1.0  # ε, inside the root
+    rmsprop_epsilon: PositiveFloat = 0.01  # ε, inside the root
     gamma: Fraction = 0.99  # discount factor γ
-    t_max: PositiveInt = 20  # steps of a rollout, at most
-    entropy_coef: NonNegativeFloat = 0.01  # weight β of the entropy
-    value_coef: NonNegativeFloat = 0.05  # weight of the loss of V
+    t_max: PositiveInt = 50  # steps of a rollout, at most
+    entropy_coef: NonNegativeFloat = 0.0  # weight β of the entropy
+    value_coef: NonNegativeFloat = 0.1  # weight of the loss of V
+    scale_rewards: bool = True  # divide them by the running deviation of their discounted sum
     hidden_sizes: tuple[PositiveInt, ...] = (64, 64)  # units in the hidden layers
     best: bool = False  # evaluate or play the θ with the best mean of 100 returns, not the last
 
@@ -137,28 +142,27 @@ class Args:
 Layers = list[tuple[Any, Any]]  # weights [fan_in, fan_out] and biases [fan_out] of each layer
 
 
-def as_layers(theta: Any, sizes: Sequence[int]) -> Layers:
-    """Return a vector [P], of torch or of NumPy, as views of it: weights and biases."""
+def as_layers(theta: Any, sizes: Sequence[tuple[int, int]]) -> tuple[Layers, Layers]:
+    """Return a vector [P], of torch or of NumPy, as views of it: the layers of π and those of V."""
     layers, start = [], 0
-    for n, m in pairwise(sizes):
+    for n, m in sizes:
         middle, end = start + n * m, start + (n + 1) * m
         layers.append((theta[start:middle].reshape(n, m), theta[middle:end]))
         start = end
-    return layers
+    half = len(layers) // 2
+    return layers[:half], layers[half:]
 
 
-def actor_critic(layers: Layers, observation: Any) -> tuple[Any, Any]:
-    """[…, S] → the logits of π(·|s;θ) […, A] and V(s;θv) […], beside them in the last layer.
+def forward(layers: Layers, x: Any) -> Any:
+    """Observations […, S] → the logits of π(·|s;θ) […, A], or V(s;θv) […, 1].
 
     It takes torch's tensors, to learn, and NumPy's arrays, to act: for a single observation NumPy
     is several times as fast.
     """
     *hidden, (weights, biases) = layers
-    x = observation
     for w, b in hidden:
         x = (x @ w + b).clip(0)  # ReLU
-    x = x @ weights + biases
-    return x[..., :-1], x[..., -1]
+    return x @ weights + biases
 
 
 class Agent:
@@ -172,12 +176,17 @@ class Agent:
     def __init__(self, env: gym.Env, args: Args) -> None:
         self.args = args
         S, A = env.observation_space.shape[0], int(env.action_space.n)
-        self.sizes = [S, *args.hidden_sizes, A + 1]
-        torch.manual_seed(args.seed)  # the initial weights: Uniform(±1/√fan_in)
-        layers = [(2 * torch.rand((n + 1) * m) - 1) / n**0.5 for n, m in pairwise(self.sizes)]
-        self.theta = torch.cat(layers).share_memory_()
+        pi, v = (pairwise([S, *args.hidden_sizes, outputs]) for outputs in (A, 1))
+        self.sizes = [*pi, *v]  # fan_in and fan_out of each layer
+        self.theta = torch.zeros(sum((n + 1) * m for n, m in self.sizes)).share_memory_()
+        pi, v = as_layers(self.theta, self.sizes)
+        torch.manual_seed(args.seed)  # the initial weights: orthogonal; biases 0
+        for weights, _ in pi + v:
+            torch.nn.init.orthogonal_(weights, gain=2**0.5)
+        pi[-1][0].mul_(0.01)  # all actions about as likely
         self.g = torch.zeros_like(self.theta).share_memory_()
         self.T = torch.zeros((), dtype=torch.int64).share_memory_()
+        self.sums = torch.zeros(3, dtype=torch.float64).share_memory_()  # for `deviation`
         self.episodes = [0] * args.num_workers  # finished by each; from here on the parent's alone
         self.returns: list[float] = []  # of the last 100 episodes
         self.best_mean, self.best_theta = -np.inf, self.theta.clone()
@@ -193,15 +202,15 @@ class Agent:
     def act(self, observation: np.ndarray) -> int:
         """Return the likeliest action."""
         theta = self.best_theta if self.args.best else self.theta
-        logits, _ = actor_critic(as_layers(theta.numpy(), self.sizes), observation)
-        return int(logits.argmax())
+        pi, _ = as_layers(theta.numpy(), self.sizes)
+        return int(forward(pi, observation).argmax())
 
     def gradient(
-        self, layers: Layers, observations: Tensor, actions: Tensor, returns: Tensor
+        self, pi: Layers, v: Layers, observations: Tensor, actions: Tensor, returns: Tensor
     ) -> tuple[Tensor, dict[str, float]]:
         """Return Δθ, [P], of a rollout: observations [B, S], the others [B]; and what to log."""
-        logits, values = actor_critic(layers, observations)
-        log_pi = F.log_softmax(logits, dim=1)
+        log_pi = F.log_softmax(forward(pi, observations), dim=1)
+        values = forward(v, observations)[:, 0]
         advantages = returns - values  # R − V(s_i;θ′v)
         log_pi_a = log_pi.gather(1, actions[:, None])[:, 0]
         policy_loss = -(log_pi_a * advantages.detach()).sum()
@@ -209,7 +218,7 @@ class Agent:
         entropy = -(log_pi.exp() * log_pi).sum()
         args = self.args
         loss = policy_loss + args.value_coef * value_loss - args.entropy_coef * entropy
-        gradients = torch.autograd.grad(loss, [part for layer in layers for part in layer])
+        gradients = torch.autograd.grad(loss, [part for layer in pi + v for part in layer])
         steps = len(actions)
         log = {"value_loss": value_loss / steps, "entropy": entropy / steps, "value": values.mean()}
         gradient = torch.cat([part.flatten() for part in gradients])
@@ -234,6 +243,15 @@ class Agent:
             T += more
         return more
 
+    def deviation(self, discounted: list[float], lock: Any) -> float:
+        """Return the standard deviation of the episodes' discounted sums of rewards, Σ γ^k r_t−k,
+        at all steps t of all workers so far; those of a new rollout are added first."""
+        G, sums = np.array(discounted), self.sums.numpy()
+        with lock:
+            sums += len(G), G.sum(), G @ G
+            n, total, squares = sums
+        return max(squares / n - (total / n) ** 2, 1e-8) ** 0.5
+
     def keep_best(self, return_: float) -> None:
         """Keep θ as it is now, if the mean of the last 100 returns was never higher, or if there
         have not been as many."""
@@ -248,33 +266,35 @@ def actor_learner(env: gym.Env, agent: Agent, worker: int, lock: Any) -> Iterato
     """Algorithm S3, until T = T_max; yield a row of the log after each episode."""
     args = agent.args
     theta = agent.theta.clone()  # θ′ and θ′v
-    arrays = as_layers(theta.numpy(), agent.sizes)  # to act with
-    layers = as_layers(theta, agent.sizes)  # the same memory, to differentiate by
-    for part in [part for layer in layers for part in layer]:
+    pi, v = as_layers(theta.numpy(), agent.sizes)  # to act with
+    networks = as_layers(theta, agent.sizes)  # the same memory, to differentiate by
+    for part in [part for layers in networks for layer in layers for part in layer]:
         part.requires_grad_()
     for number in count(agent.episodes[worker]):
         rng = seed_episode(env, args.seed, worker, number)  # all of the episode's randomness
         observation, _ = env.reset(seed=int(rng.integers(2**31)))  # get the state s
-        return_, length, ended, logs = 0.0, 0, False, defaultdict(list)
+        return_, length, ended, logs, G = 0.0, 0, False, defaultdict(list), 0.0
         while not ended:  # repeat
             theta.copy_(agent.theta)  # synchronise θ′ = θ and θ′v = θv
-            observations, actions, rewards = [], [], []
+            observations, actions, rewards, discounted = [], [], [], []
             while not ended and len(rewards) < args.t_max and agent.count_step(lock):  # T ← T + 1
                 observations.append(np.array(observation, np.float32))
-                logits, _ = actor_critic(arrays, observations[-1])
+                logits = forward(pi, observations[-1])
                 actions.append(sample_softmax(logits, rng))  # a ~ π(a|s;θ′)
                 observation, reward, terminated, truncated, _ = env.step(actions[-1])  # perform a
                 rewards.append(float(reward))
+                discounted.append(G := args.gamma * G + rewards[-1])
                 ended = terminated or truncated
             if not rewards:
                 return  # T = T_max
-            _, value = actor_critic(arrays, np.array(observation, np.float32))
-            R = 0.0 if terminated else float(value)  # V(s;θ′v)
+            value = forward(v, np.array(observation, np.float32)).item()
+            R = 0.0 if terminated else value  # V(s;θ′v)
+            scale = agent.deviation(discounted, lock) if args.scale_rewards else 1.0
             returns = np.empty(len(rewards), np.float32)
             for i in reversed(range(len(rewards))):  # for i = t − 1, …, t_start
-                returns[i] = R = rewards[i] + args.gamma * R  # R ← r_i + γ R
+                returns[i] = R = rewards[i] / scale + args.gamma * R  # R ← r_i + γ R
             rollout = np.stack(observations), np.array(actions), returns
-            gradient, log = agent.gradient(layers, *map(torch.from_numpy, rollout))  # dθ and dθv
+            gradient, log = agent.gradient(*networks, *map(torch.from_numpy, rollout))  # dθ and dθv
             agent.update(gradient)  # θ with dθ, θv with dθv
             for name, value in log.items():
                 logs[name].append(value)

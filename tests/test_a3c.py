@@ -30,14 +30,14 @@ def make_agent(env_id="CartPole-v1", **flags):
 
 
 def batch_for(agent, size=6, seed=0):
-    """Return layers of a copy of θ, and random observations, actions and returns."""
+    """Return the layers of a copy of θ, and random observations, actions and returns."""
     rng = np.random.default_rng(seed)
     layers = a3c.as_layers(agent.theta.clone(), agent.sizes)
-    for part in [part for layer in layers for part in layer]:
+    for part in [part for network in layers for layer in network for part in layer]:
         part.requires_grad_()
-    observations = torch.tensor(rng.normal(size=(size, agent.sizes[0])), dtype=torch.float32)
+    observations = torch.tensor(rng.normal(size=(size, 4)), dtype=torch.float32)
     actions = torch.tensor(rng.integers(2, size=size))
-    return layers, observations, actions, torch.tensor(5 * rng.normal(size=size)).float()
+    return *layers, observations, actions, torch.tensor(5 * rng.normal(size=size)).float()
 
 
 # --- The networks and the losses
@@ -45,71 +45,80 @@ def batch_for(agent, size=6, seed=0):
 
 def test_parameters_are_views_of_one_vector():
     agent = make_agent()
-    sizes = [(4 + 1) * 7, (7 + 1) * 5, (5 + 1) * 3]
-    assert agent.theta.shape == (sum(sizes),) and agent.theta.is_shared()
-    layers = a3c.as_layers(agent.theta, agent.sizes)
-    assert [(w.shape, b.shape) for w, b in layers] == [
-        *[((4, 7), (7,)), ((7, 5), (5,)), ((5, 3), (3,))]
-    ]
-    for number, part in enumerate(part for layer in layers for part in layer):
+    assert agent.theta.shape == (28 + 7 + 35 + 5 + 10 + 2 + 28 + 7 + 35 + 5 + 5 + 1,)
+    assert agent.theta.is_shared()
+    pi, v = a3c.as_layers(agent.theta, agent.sizes)
+    for layers, outputs in ((pi, 2), (v, 1)):
+        expected = [((4, 7), (7,)), ((7, 5), (5,)), ((5, outputs), (outputs,))]
+        assert [(w.shape, b.shape) for w, b in layers] == expected
+    for number, part in enumerate(part for layer in pi + v for part in layer):
         part.fill_(number)  # each number of the vector belongs to exactly one of them
     counts = torch.bincount(agent.theta.long()).tolist()
-    assert counts == [28, 7, 35, 5, 15, 3]
+    assert counts == [28, 7, 35, 5, 10, 2, 28, 7, 35, 5, 5, 1]
 
 
-def test_initial_parameters_are_uniform_by_fan_in():
-    agent = make_agent(hidden_sizes=(500, 400))
-    for n, layer in zip((4, 500, 400), a3c.as_layers(agent.theta, agent.sizes)):
-        for part in layer:
-            assert part.abs().max() <= n**-0.5
-        assert layer[0].std() == pytest.approx((3 * n) ** -0.5, rel=0.05)
+def test_initial_weights_are_orthogonal_and_the_policy_is_nearly_uniform():
+    agent = make_agent()
+    pi, v = a3c.as_layers(agent.theta, agent.sizes)
+    for layers, last in ((pi, 0.01 * 2**0.5), (v, 2**0.5)):
+        for number, (weights, biases) in enumerate(layers):
+            small = weights if weights.shape[0] <= weights.shape[1] else weights.T
+            gain = last if number == 2 else 2**0.5
+            torch.testing.assert_close(small @ small.T, gain**2 * torch.eye(len(small)))
+            assert not biases.any()
+    assert not torch.equal(pi[0][0], v[0][0])
+    assert torch.equal(agent.theta, make_agent().theta)
+    assert not torch.equal(agent.theta, make_agent(seed=2).theta)
 
 
 def test_networks_equal_torchs_own_in_torch_and_in_numpy():
     agent = make_agent()
-    layers = a3c.as_layers(agent.theta, agent.sizes)
-    modules = []
-    for weights, biases in layers:
-        module = torch.nn.Linear(*weights.shape)
-        module.weight.data, module.bias.data = weights.T, biases
-        modules += [module, torch.nn.ReLU()]
-    observations = torch.randn(9, 4)
-    expected = torch.nn.Sequential(*modules[:-1])(observations).detach()
-    logits, values = a3c.actor_critic(layers, observations)
-    torch.testing.assert_close(logits, expected[:, :2])
-    torch.testing.assert_close(values, expected[:, 2])
-    arrays = a3c.as_layers(agent.theta.numpy(), agent.sizes)
-    for observation, row in zip(observations.numpy(), expected):
-        logits, value = a3c.actor_critic(arrays, observation)
-        np.testing.assert_allclose([*logits, value], row, atol=1e-5)
+    agent.theta.normal_()
+    for number, layers in enumerate(a3c.as_layers(agent.theta, agent.sizes)):
+        modules = []
+        for weights, biases in layers:
+            module = torch.nn.Linear(*weights.shape)
+            module.weight.data, module.bias.data = weights.T, biases
+            modules += [module, torch.nn.ReLU()]
+        observations = torch.randn(9, 4)
+        expected = torch.nn.Sequential(*modules[:-1])(observations).detach()
+        torch.testing.assert_close(a3c.forward(layers, observations), expected)
+        arrays = a3c.as_layers(agent.theta.numpy(), agent.sizes)[number]
+        for observation, row in zip(observations.numpy(), expected):
+            np.testing.assert_allclose(a3c.forward(arrays, observation), row, rtol=1e-4, atol=1e-4)
 
 
 def numpy_loss(theta, agent, observations, actions, returns, advantages=None):
     """Return the loss in float64, from the paper; advantages are constants of π's part."""
-    args, x, start = agent.args, observations, 0
-    for number, (n, units) in enumerate(pairwise(agent.sizes)):
-        weights = theta[start : start + n * units].reshape(n, units)
-        biases = theta[start + n * units : start + (n + 1) * units]
-        x, start = x @ weights + biases, start + (n + 1) * units
-        if number < 2:
-            x = np.maximum(x, 0)
+    args, start, outputs = agent.args, 0, []
+    for sizes in ((4, 7, 5, 2), (4, 7, 5, 1)):
+        x = observations
+        for number, (n, units) in enumerate(pairwise(sizes)):
+            weights = theta[start : start + n * units].reshape(n, units)
+            biases = theta[start + n * units : start + (n + 1) * units]
+            x, start = x @ weights + biases, start + (n + 1) * units
+            if number < 2:
+                x = np.maximum(x, 0)
+        outputs.append(x)
+    logits, values = outputs[0], outputs[1][:, 0]
     loss = 0.0
-    for i in range(len(x)):
-        p = np.exp(x[i, :-1]) / np.exp(x[i, :-1]).sum()
-        value, constant = x[i, -1], returns[i] - x[i, -1]
+    for i in range(len(logits)):
+        p = np.exp(logits[i]) / np.exp(logits[i]).sum()
+        value, constant = values[i], returns[i] - values[i]
         if advantages is not None:
             constant = advantages[i]
         loss -= np.log(p[actions[i]]) * constant
         loss += args.value_coef * (returns[i] - value) ** 2
         loss -= args.entropy_coef * -(p * np.log(p)).sum()
-    return loss, returns - x[:, -1]
+    return loss, returns - values
 
 
 @pytest.mark.parametrize(("entropy_coef", "value_coef"), [(0.0, 0.5), (0.7, 0.0), (0.3, 0.2)])
 def test_gradient_equals_finite_differences(entropy_coef, value_coef):
     agent = make_agent(entropy_coef=entropy_coef, value_coef=value_coef)
-    layers, *batch = batch_for(agent)
-    gradient, log = agent.gradient(layers, *batch)
+    agent.theta.normal_(std=0.5)
+    pi, v, *batch = batch_for(agent)
+    gradient, log = agent.gradient(pi, v, *batch)
     arrays = [part.double().numpy() for part in batch]
     arrays[1] = batch[1].numpy()
     theta = agent.theta.double().numpy()
@@ -129,32 +138,33 @@ def test_gradient_equals_finite_differences(entropy_coef, value_coef):
 def test_gradients_do_not_accumulate():
     """The regression that others have: the gradient of the same batch is the same each time."""
     agent = make_agent()
-    layers, *batch = batch_for(agent)
-    first, _ = agent.gradient(layers, *batch)
+    pi, v, *batch = batch_for(agent)
+    first, _ = agent.gradient(pi, v, *batch)
     for _ in range(3):
-        torch.testing.assert_close(agent.gradient(layers, *batch)[0], first, rtol=0, atol=0)
-    assert all(part.grad is None for layer in layers for part in layer)
+        torch.testing.assert_close(agent.gradient(pi, v, *batch)[0], first, rtol=0, atol=0)
+    assert all(part.grad is None for layer in pi + v for part in layer)
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.9, 1.0])
 @pytest.mark.parametrize("ending", ["Terminates", "Truncates"])
 def test_n_step_returns_by_brute_force(gamma, ending):
     """The episode lasts 7 steps, in rollouts of 4 and 3; only termination cuts the bootstrap."""
-    agent = make_agent(f"tests.environments:{ending}Discrete-v0", t_max=4, gamma=gamma)
+    flags = {"t_max": 4, "gamma": gamma, "scale_rewards": False}
+    agent = make_agent(f"tests.environments:{ending}Discrete-v0", **flags)
     rewards = [1.0, -2.0, 0.5, 3.0, 7.0, -1.0, 2.0]
     env = a3c.make_env(agent.args.env_id)
     env.unwrapped.reward = lambda step: rewards[step - 1]
     with torch.no_grad():
-        a3c.as_layers(agent.theta, agent.sizes)[-1][1][-1] = 1000.0  # V, everywhere about
+        a3c.as_layers(agent.theta, agent.sizes)[1][-1][1][:] = 1000.0  # V, everywhere about
     agent.update = lambda gradient: None
     seen, gradient = [], agent.gradient
-    agent.gradient = lambda layers, s, a, R: seen.append((s, R)) or gradient(layers, s, a, R)
+    agent.gradient = lambda pi, v, s, a, R: seen.append((s, R)) or gradient(pi, v, s, a, R)
     row = next(a3c.actor_learner(env, agent, 0, LOCK))
     assert (row["length"], row["return"], agent.timestep) == (7, sum(rewards), 7)
     assert [s[:, 0].tolist() for s, _ in seen] == [[0, 1, 2, 3], [4, 5, 6]]
-    arrays = a3c.as_layers(agent.theta.numpy(), agent.sizes)
+    _, arrays = a3c.as_layers(agent.theta.numpy(), agent.sizes)
     last = env.unwrapped.observation.astype(np.float32)
-    values = [a3c.actor_critic(arrays, s)[1] for s in (seen[1][0][0].numpy(), last)]
+    values = [a3c.forward(arrays, s)[0] for s in (seen[1][0][0].numpy(), last)]
     values[1] *= ending == "Truncates"
     for (_, R), part, value in zip(seen, (rewards[:4], rewards[4:]), values):
         n = len(part)
@@ -163,6 +173,29 @@ def test_n_step_returns_by_brute_force(gamma, ending):
             for i in range(n)
         ]
         np.testing.assert_allclose(R, expected, rtol=1e-5)
+
+
+def test_rewards_are_divided_by_the_deviation_of_their_discounted_sums():
+    """Two episodes of 7 steps, in rollouts of 4 and 3; the sums begin anew with each episode."""
+    agent = make_agent("tests.environments:TerminatesDiscrete-v0", t_max=4, gamma=0.9)
+    rewards = [1.0, -2.0, 0.5, 3.0, 7.0, -1.0, 2.0]
+    env = a3c.make_env(agent.args.env_id)
+    env.unwrapped.reward = lambda step: rewards[step - 1]
+    agent.theta.zero_()  # V is 0
+    agent.update = lambda gradient: None
+    seen, gradient = [], agent.gradient
+    agent.gradient = lambda *rollout: seen.append(rollout[-1]) or gradient(*rollout)
+    episodes = a3c.actor_learner(env, agent, 0, LOCK)
+    assert [next(episodes)["return"] for _ in range(2)] == [sum(rewards)] * 2
+    sums = [sum(0.9 ** (t - k) * rewards[k] for k in range(t + 1)) for t in range(7)] * 2
+    for R, end, last in zip(seen, (4, 7, 11, 14), (3, 6, 3, 6)):
+        assert R[-1] == pytest.approx(rewards[last] / np.std(sums[:end]), rel=1e-5)
+    assert agent.sums.is_shared()
+
+
+def test_constant_sums_do_not_divide_by_zero():
+    agent = make_agent()
+    assert 0 < agent.deviation([0.0, 0.0], LOCK) < np.inf
 
 
 def test_rollouts_end_where_the_run_ends():
@@ -278,7 +311,7 @@ def test_the_best_parameters_are_kept():
 def test_best_plays_the_best():
     agent, best = make_agent(), make_agent(best=True)
     for each in (agent, best):
-        output = a3c.as_layers(each.theta.zero_(), each.sizes)[-1][1]
+        output = a3c.as_layers(each.theta.zero_(), each.sizes)[0][-1][1]
         output[0] = 1.0
         each.best_theta.copy_(each.theta)
         output[1] = 2.0
