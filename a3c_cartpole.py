@@ -52,8 +52,8 @@ Deviations from the paper, with the flag that undoes each
     Rewards are divided by the deviation of their discounted sums so far, for the same reason:
         --no-scale-rewards. The paper clips them to ±1.
     Rollouts are longer, so that V's errors bias the policy less: --t-max 5
-    No entropy in the loss: on LunarLander, rewards of 0.03 for each spared firing of an engine
-        would be lost beside it: --entropy-coef 0.01
+    No entropy in the loss, so that rewards as small as LunarLander's 0.03 for a spared firing of
+        an engine still count (not measured on its own): --entropy-coef 0.01
     The loss of V weighs less: --value-coef 1
     ε is 0.01. The paper gives no value, and 0.1 is common: --rmsprop-epsilon 0.1. Once a task is
         solved, g falls far below ε; then the first bad episode does not ruin the policy.
