@@ -198,6 +198,14 @@ def test_constant_sums_do_not_divide_by_zero():
     assert 0 < agent.deviation([0.0, 0.0], LOCK) < np.inf
 
 
+def test_each_rollout_begins_with_the_shared_parameters():
+    agent, seen = make_agent("tests.environments:TruncatesDiscrete-v0", t_max=4), []
+    agent.gradient = lambda pi, *_: seen.append(pi[0][1][0].item()) or (agent.theta, {})
+    agent.update = lambda gradient: agent.theta.add_(1.0)
+    next(a3c.actor_learner(a3c.make_env(agent.args.env_id), agent, 0, LOCK))
+    assert seen == [0.0, 1.0]  # a bias, before and after the first update
+
+
 def test_rollouts_end_where_the_run_ends():
     agent = make_agent("tests.environments:TruncatesDiscrete-v0", t_max=4, total_timesteps=16)
     episodes = list(a3c.actor_learner(a3c.make_env(agent.args.env_id), agent, 0, LOCK))
