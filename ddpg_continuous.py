@@ -39,8 +39,8 @@ Deviations from the paper's low-dimensional setting (section 7), with the flag t
     Observations whose bounds are less than 2 apart are stretched to 2, such as MountainCar's
         velocity, which lies within ±0.07: the networks would hardly see it.
     No batch normalisation (section 3), no weight decay on Q, and the action enters Q at its first
-        layer. Of five seeds on MountainCar, four fail with batch normalisation, two with weight
-        decay, and two with the action at the second layer.
+        layer. Commit 7094666 had flags for these: of five seeds on MountainCar, four failed with
+        batch normalisation, two with weight decay, and two with the action at the second layer.
     The targets follow five times faster, as the runs are far shorter: --tau 0.001
     γ is smaller. With 0.99, some seeds hover above LunarLander's ground instead of landing, and
         InvertedPendulum falls again late in training: --gamma 0.99
