@@ -11,6 +11,7 @@ import torch
 import ddpg_continuous as ddpg
 from tests import environments
 from tests.conftest import run_here, start
+from tests.oracle import backward, first_adam_step, forward, layers
 
 
 def make_agent(**flags):
@@ -33,44 +34,6 @@ def make_batch(size=6, seed=0):
     return arrays, dict(zip(names, map(torch.FloatTensor, arrays)))
 
 
-# The oracle: networks as lists of (weight, bias), in float64, differentiated by hand.
-
-
-def layers(net):
-    return [
-        tuple(p.detach().double().numpy().copy() for p in layer.parameters())
-        for layer in net.layers[::2]
-    ]
-
-
-def forward(net, x):
-    """Return the output before any squashing, and the input of each layer."""
-    inputs = []
-    for number, (weight, bias) in enumerate(net, start=1):
-        inputs.append(x)
-        x = x @ weight.T + bias
-        if number < len(net):
-            x = np.maximum(x, 0)
-    return x, inputs
-
-
-def backward(net, inputs, gradient):
-    """Return the gradients of weights and biases, and that of the input."""
-    parameters = []
-    for number in (2, 1, 0):
-        x = inputs[number]
-        parameters = [gradient.T @ x, gradient.sum(0), *parameters]
-        gradient = gradient @ net[number][0]
-        if number:
-            gradient = gradient * (x > 0)  # ReLU
-    return parameters, gradient
-
-
-def first_adam_step(gradient, rate):
-    """Adam's first step: both moments equal the gradient and its square once corrected."""
-    return -rate * gradient / (np.abs(gradient) + 1e-8)
-
-
 def test_update_against_numpy():
     agent = make_agent(actor_learning_rate=1e-3, critic_learning_rate=1e-2, tau=0.1)
     with torch.no_grad():  # targets unlike the networks, or a mix-up would not show
@@ -78,8 +41,8 @@ def test_update_against_numpy():
             for parameter in net.parameters():
                 parameter.mul_(0.9)
     (s, a, r, s_next, terminated), batch = make_batch()
-    actor, critic = layers(agent.actor), layers(agent.critic)
-    target_actor, target_critic = layers(agent.target_actor), layers(agent.target_critic)
+    nets = agent.actor, agent.critic, agent.target_actor, agent.target_critic
+    actor, critic, target_actor, target_critic = (layers(net.layers) for net in nets)
 
     a_next = np.tanh(forward(target_actor, s_next)[0])
     q_next = forward(target_critic, np.hstack((s_next, a_next)))[0][:, 0]
@@ -100,13 +63,12 @@ def test_update_against_numpy():
     log = agent.update(batch)
     expected = {"critic_loss": critic_loss, "actor_loss": -q_mu.mean(), "q": q.mean()}
     assert {name: float(value) for name, value in log.items()} == pytest.approx(expected, abs=1e-5)
-    critic, old_critic = sum(critic, ()), sum(target_critic, ())
-    follow = [
-        [0.1 * new + 0.9 * old for new, old in zip(*pair)]
-        for pair in ((critic, old_critic), (actor, sum(target_actor, ())))
+    critic = sum(critic, ())
+    targets = [
+        [0.1 * new + 0.9 * old for new, old in zip(news, sum(olds, ()))]
+        for news, olds in ((actor, target_actor), (critic, target_critic))
     ]
-    nets = agent.critic, agent.actor, agent.target_critic, agent.target_actor
-    for net, oracle in zip(nets, (critic, actor, *follow)):
+    for net, oracle in zip(nets, (actor, critic, *targets)):
         for parameter, value in zip(net.parameters(), oracle, strict=True):
             np.testing.assert_allclose(parameter.detach().numpy(), value, atol=1e-5)
         assert all(p.grad is None for p in net.parameters())

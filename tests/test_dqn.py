@@ -14,6 +14,7 @@ from gymnasium.utils.env_checker import check_env
 import dqn_shower as dqn
 from benchmarks import shower_optimum as optimum
 from tests.conftest import ROOT, import_fork
+from tests.oracle import backward, first_adam_step, forward, layers
 
 # --- The shower
 
@@ -135,24 +136,6 @@ def make_batch(size=6, S=4, A=2):
     return arrays, {name: torch.tensor(x).float() for name, x in zip(names, arrays)}
 
 
-def layers(network):
-    return [
-        tuple(p.detach().double().numpy().copy() for p in layer.parameters())
-        for layer in network[::2]
-    ]
-
-
-def forward(network, x):
-    """Return the outputs, and the input of each layer."""
-    inputs = []
-    for number, (weight, bias) in enumerate(network):
-        inputs.append(x)
-        x = x @ weight.T + bias
-        if number < 2:
-            x = np.maximum(x, 0)
-    return x, inputs
-
-
 @pytest.mark.parametrize("double", [False, True])
 @pytest.mark.parametrize("huber", [False, True])
 @pytest.mark.parametrize("update_target", [False, True])
@@ -180,11 +163,8 @@ def test_update_against_numpy(double, huber, update_target, tmp_path):
 
     gradient = np.zeros_like(q)
     gradient[index, a] = (np.clip(error, -1, 1) if huber else 2 * error) / 6
-    gradients = []
-    for (weight, _), x in zip(reversed(q_net), reversed(inputs)):
-        gradients = [gradient.T @ x, gradient.sum(0), *gradients]
-        gradient = (gradient @ weight) * (x > 0)
-    new = [p - 1e-2 * g / (abs(g) + 1e-8) for p, g in zip(sum(q_net, ()), gradients)]  # Adam
+    gradients, _ = backward(q_net, inputs, gradient)
+    new = [p + first_adam_step(g, 1e-2) for p, g in zip(sum(q_net, ()), gradients)]
 
     log = agent.update(batch, update_target)
     np.testing.assert_allclose([log["loss"], log["q"]], [loss, q[index, a].mean()], atol=1e-5)
