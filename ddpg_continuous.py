@@ -487,9 +487,8 @@ def learn(env: gym.Env, agent: Agent, args: Args, rows: Rows, run_dir: Path) -> 
             rows.append(row)
             if args.track:
                 wandb.log(row, step=agent.timestep)
-            bar.set_postfix_str(
-                f"return {fmean(r['return'] for r in rows[-20:]):.1f}", refresh=False
-            )
+            recent = fmean(row["return"] for row in rows[-20:])
+            bar.set_postfix_str(f"return {recent:.1f}", refresh=False)
             bar.update(agent.timestep - bar.n)
             if now - saved >= args.checkpoint_every:
                 save(agent, args, rows, run_dir)
