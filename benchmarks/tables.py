@@ -78,8 +78,7 @@ def overview() -> pd.DataFrame:
 
 def solved() -> pd.DataFrame:
     """The experiments whose environment itself says at which mean of 100 episodes it is solved."""
-    table = learned("learning")
-    return table[table["solved at"] != ""]
+    return learned("learning").query("`solved at` != ''")
 
 
 @cache
@@ -138,6 +137,7 @@ TABLES = {  # name: what returns it, and the columns shown
         partial(learned, "tutorials"),
         f"label; environment; flags; seeds; greedy return; training, episodes 61–100; {REFERENCE}",
     ),
+    "forks": (partial(learned, "forks"), f"script; environment; steps; {SCORE}; {REFERENCE}"),
     "ablations": (
         partial(results, "ablations"),
         f"script; environment; variant; flags; {SCORE}; lowest seed; after seconds, median",
