@@ -444,8 +444,10 @@ def test_more_workers_take_up_a_run_and_count_every_step():
 def test_workers_do_not_outlive_a_run_killed_in_mid_episode():
     flags = ["--env-id", "tests.environments:NeverEndsDiscrete-v0", "--num-workers", 2]
     process = start("a3c_cartpole", *flags, "--total-timesteps", 10**9, "--run-dir", "run")
-    time.sleep(6)  # until they are in the midst of it: nothing tells
-    pids = workers(process.pid)
+    deadline = time.monotonic() + 60
+    while len(pids := workers(process.pid)) < 2 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(4)  # until they are in the midst of an episode: nothing tells
     assert len(pids) == 2 and process.poll() is None
     process.kill()
     ended = gone(pids, 30)  # on a busy machine they may still be importing
