@@ -42,8 +42,8 @@ Deviations from the paper's low-dimensional setting (section 7), with the flag t
         layer. Commit 7094666 had flags for these: of five seeds on MountainCar, four failed with
         batch normalisation, two with weight decay, and two with the action at the second layer.
     The targets follow five times faster, as the runs are far shorter: --tau 0.001
-    γ is smaller. With 0.99, some seeds hover above LunarLander's ground instead of landing, and
-        InvertedPendulum falls again late in training: --gamma 0.99
+    γ is smaller. With 0.99, at commit 7094666, some seeds hovered above LunarLander's ground
+        instead of landing, and InvertedPendulum fell again late in training: --gamma 0.99
     The noise starts larger and shrinks to a tenth over the run: --noise-sigma 0.2 --noise-final 1
         Its scale is that of actions in [−1, 1]. The paper gives no time step: with dt = 1,
         x ← x − θ x + σ N(0, 1) has a correlation time of 6 steps and a standard deviation of 1.9 σ;
@@ -413,7 +413,7 @@ def state_of(agent: Agent) -> dict[str, Any]:
     for name, value in vars(agent).items():
         if hasattr(value, "state_dict"):  # networks, buffer, optimisers
             state[name] = value.state_dict()
-        elif isinstance(value, list) and any(isinstance(x, torch.nn.Parameter) for x in value):
+        elif isinstance(value, list | tuple) and torch.nn.Parameter in map(type, value):
             raise TypeError(f"agent.{name}: a list of parameters must be an nn.ParameterList")
         elif not (inspect.isroutine(value) or isinstance(value, Args)):
             state[name] = value.item() if isinstance(value, np.generic) else value

@@ -37,8 +37,9 @@ Symbol → name in the code
 Deviations from the paper, with the flag that undoes each
     Observations are vectors, with no frames to stack. The preprocessing φ counts the shower's
         temperature from 38 °C: in raw degrees, 35 and 41 look much the same to a network.
-    The error is not clipped: --huber. With it, only one seed in five learns CartPole: terminal
-        transitions are rare, have errors of up to 100, and then weigh no more than others.
+    The error is not clipped: --huber. With it, at commit 7094666, only one seed in five learned
+        CartPole: terminal transitions are rare, have errors of up to 100, and then weigh no more
+        than others.
     Rewards are not clipped. A time limit is not terminal.
     Q̂ follows softly, at every step θ⁻ ← τ θ + (1−τ) θ⁻: --tau 1 --target-network-frequency 10000
     Adam, at 1e-3, not RMSProp. Its rate falls to 0 over the second half: --learning-rate-final 1
@@ -437,7 +438,7 @@ def state_of(agent: Agent) -> dict[str, Any]:
     for name, value in vars(agent).items():
         if hasattr(value, "state_dict"):  # networks, buffer, optimisers
             state[name] = value.state_dict()
-        elif isinstance(value, list) and any(isinstance(x, torch.nn.Parameter) for x in value):
+        elif isinstance(value, list | tuple) and torch.nn.Parameter in map(type, value):
             raise TypeError(f"agent.{name}: a list of parameters must be an nn.ParameterList")
         elif not (inspect.isroutine(value) or isinstance(value, Args)):
             state[name] = value.item() if isinstance(value, np.generic) else value

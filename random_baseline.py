@@ -161,7 +161,7 @@ def state_of(agent: Agent) -> dict[str, Any]:
     for name, value in vars(agent).items():
         if hasattr(value, "state_dict"):  # networks, buffer, optimisers
             state[name] = value.state_dict()
-        elif isinstance(value, list) and any(isinstance(x, torch.nn.Parameter) for x in value):
+        elif isinstance(value, list | tuple) and torch.nn.Parameter in map(type, value):
             raise TypeError(f"agent.{name}: a list of parameters must be an nn.ParameterList")
         elif not (inspect.isroutine(value) or isinstance(value, Args)):
             state[name] = value.item() if isinstance(value, np.generic) else value

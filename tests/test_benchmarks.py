@@ -47,7 +47,10 @@ def test_numbers_in_sentences_are_of_the_results():
     shower = pd.read_csv(RESULTS / "shower.csv")
     patch = (ROOT / "benchmarks" / "td3.patch").read_text()
     added = len(re.findall(r"^\+(?!\+\+)", patch, re.M))
+    rows = read_rows(RESULTS / "learning.csv").query("seed == 14")
+    same_seed = rows[rows["experiment"] == "ddpg_continuous LunarLanderContinuous-v3 300000"]
     for sentence in (
+        f"{tables.number(same_seed['evaluation_mean'].item())} (DDPG, the same seed)",
         f"The optimum on these 50 starts is {tables.number(optimum)}",
         f"In {shower['optimal'].sum()} of {len(shower)} seeds the greedy action is optimal",
         f"{shower['expected_return'].max():.4f}",

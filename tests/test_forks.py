@@ -74,7 +74,9 @@ FORKS = {  # what takes the place of what
         "\n                agent.recent.append(np.float64(1))",
     },
     "modules in a list": {INIT: INIT + "        self.ensemble = [Critic(1, 1, (2,))]\n"},
-    "parameters in a list": {INIT: INIT + "        self.alphas = [nn.Parameter(torch.ones(()))]\n"},
+    "parameters in a tuple": {
+        INIT: INIT + "        self.alphas = (nn.Parameter(torch.ones(())),)\n"
+    },
 }
 
 
@@ -176,7 +178,7 @@ def test_stopped_and_resumed_is_as_never_stopped(fork, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "fork", ["deque", "modules in a list", "parameters in a list"], indirect=True
+    "fork", ["deque", "modules in a list", "parameters in a tuple"], indirect=True
 )
 def test_what_cannot_be_restored_stops_at_once(fork):
     expected = "collections.deque|Critic|agent.alphas.*nn.ParameterList"
