@@ -104,6 +104,7 @@ from pydantic import Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 from pydantic.types import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, multiprocessing
+from torch.utils._pytree import tree_leaves
 from tqdm import tqdm
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -421,18 +422,24 @@ def state_of(agent: Agent) -> dict[str, Any]:
     for name, value in vars(agent).items():
         if hasattr(value, "state_dict"):  # networks, buffer, optimisers
             state[name] = value.state_dict()
-        elif isinstance(value, list | tuple) and torch.nn.Parameter in map(type, value):
-            raise TypeError(f"agent.{name}: a list of parameters must be an nn.ParameterList")
+        elif torch.nn.Parameter in map(type, tree_leaves(value)) and not torch.is_tensor(value):
+            raise TypeError(f"agent.{name}: use an nn.ParameterList or an nn.ParameterDict")
         elif not (inspect.isroutine(value) or isinstance(value, Args)):
             state[name] = value.item() if isinstance(value, np.generic) else value
     return state
 
 
 def save(agent: Agent, args: Args, rows: Rows, run_dir: Path) -> None:
-    """Write checkpoint.pt, whole or not at all, whenever a kill comes; args.json; episodes.csv."""
+    """Write checkpoint.pt, whole or not at all, whenever a kill comes; args.json; episodes.csv.
+    FloatingPointError, and nothing written, if anything in the agent is NaN."""
+    state = state_of(agent)
+    for name, value in state.items():
+        tensors = filter(torch.is_tensor, tree_leaves(value))
+        if any(tensor.is_floating_point() and tensor.isnan().any() for tensor in tensors):
+            raise FloatingPointError(f"agent.{name} is NaN; {run_dir} has the last good checkpoint")
     not_saved = {"run_dir", "resume", "play", "device"}
     text = TypeAdapter(Args).dump_json(args, indent=2, exclude=not_saved).decode()
-    checkpoint = {"args": text, "agent": state_of(agent), "rows": json.dumps(rows)}
+    checkpoint = {"args": text, "agent": state, "rows": json.dumps(rows)}
     temporary = run_dir / "checkpoint.tmp"
     torch.save(checkpoint, temporary)
     torch.load(temporary, weights_only=True, mmap=True)  # what could not be loaded fails now
@@ -490,8 +497,6 @@ def learn(env: gym.Env, agent: Agent, args: Args, rows: Rows, run_dir: Path) -> 
             now = time.perf_counter()
             row = {"episode": agent.episode, "timestep": agent.timestep, "seconds": now - started}
             row |= {k: v.item() if hasattr(v, "item") else v for k, v in result.items()}
-            if not np.isfinite([*row.values()]).all():
-                raise FloatingPointError(f"{row}; --resume {run_dir} has the last good checkpoint")
             rows.append(row)
             if args.track:
                 wandb.log(row, step=agent.timestep)

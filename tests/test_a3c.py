@@ -1,6 +1,7 @@
 """A3C against oracles that share no code with it, and its processes under kill -9."""
 
 import csv
+import dataclasses
 import os
 import re
 import signal
@@ -295,11 +296,11 @@ def count_to_the_end(number, agent, lock, folder, all_there):
 
 
 def test_the_counter_is_exact_under_four_workers(tmp_path):
-    agent = make_agent(total_timesteps=100_000)
+    agent = make_agent(total_timesteps=30_000)
     context = multiprocessing.get_context("spawn")
     in_processes(count_to_the_end, 4, agent, context.Lock(), str(tmp_path), context.Barrier(4))
     counts = [int((tmp_path / str(number)).read_text()) for number in range(4)]
-    assert sum(counts) == agent.timestep == 100_000
+    assert sum(counts) == agent.timestep == 30_000
     assert sorted(counts)[-2] > 0  # or nothing was counted at the same time
 
 
@@ -376,7 +377,7 @@ on_linux = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="read
 
 
 @on_linux
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_stop_leaves_a_checkpoint_and_no_process(number):
     """Ctrl-C reaches every process of the group, and workers that are still starting."""
     process = start_and_wait(rows=1)
@@ -432,14 +433,6 @@ def test_a_failing_worker_ends_the_run_with_its_traceback(error, number, message
     assert load("run")["agent"]["T"] >= 10
 
 
-def test_more_workers_take_up_a_run_and_count_every_step():
-    assert run_here("a3c_cartpole", *SMALL["a3c_cartpole"], "--run-dir", "run") == 0
-    flags = ["--num-workers", 2, "--total-timesteps", 60_000]  # in few, one may do all
-    assert run_here("a3c_cartpole", "--resume", "run", *flags) == 0
-    agent = load("run")["agent"]
-    assert agent["T"] == 60_000 and min(agent["episodes"]) > 0
-
-
 @on_linux
 def test_workers_do_not_outlive_a_run_killed_in_mid_episode():
     flags = ["--env-id", "tests.environments:NeverEndsDiscrete-v0", "--num-workers", 2]
@@ -474,10 +467,13 @@ def test_an_open_generator_does_not_keep_a_process_from_ending(tmp_path):
 
 
 @on_linux
-def test_closing_the_generator_ends_the_workers():
-    agent = make_agent(num_workers=2)
-    episodes = a3c.train(None, agent, agent.args)
-    assert next(episodes)["length"] > 0
+def test_more_workers_take_up_a_run_and_closing_the_generator_ends_them():
+    agent = make_agent(total_timesteps=10**7)  # of one worker
+    episodes = a3c.train(None, agent, dataclasses.replace(agent.args, num_workers=2))
+    rows = [next(episodes)]
+    while len(agent.episodes) < 2 or min(agent.episodes) < 2:
+        rows.append(next(episodes))
+    assert len(rows) == agent.episode and sum(row["length"] for row in rows) <= agent.timestep
     pids = workers(os.getpid())
     assert len(pids) == 2
     episodes.close()
