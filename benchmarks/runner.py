@@ -205,9 +205,9 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
         "training, episodes 61–100": ("training_mean_61_to_100", "mean"),
         "last 100 episodes, lowest seed": ("training_mean_last_100", "min"),
         "solved": ("solved_timesteps", "count"),
-        "after steps, median": ("solved_timesteps", "median"),
-        "slowest": ("solved_timesteps", "max"),
-        "after seconds, median": ("solved_seconds", "median"),
+        "solved after steps, median": ("solved_timesteps", "median"),
+        "slowest seed, steps": ("solved_timesteps", "max"),
+        "solved after seconds, median": ("solved_seconds", "median"),
         "seconds": ("seconds", "median"),
     }
     table = rows.agg(**columns)

@@ -102,7 +102,7 @@ def speed() -> pd.DataFrame:
     table = table.assign(cell=table["steps/s"] + " (" + table["memory, MB"] + ")")
     columns = ["compiled", "not compiled", "SB3", "CleanRL", "RLtools"]
     wide = table.pivot(index="case", columns="implementation", values="cell").fillna("")
-    wide = wide.reindex(index=table["case"].unique(), columns=columns, fill_value="")
+    wide = wide.loc[table["case"].unique(), [name for name in columns if name in wide]]
     return wide.rename_axis("steps/s (memory, MB)").reset_index()
 
 
@@ -130,8 +130,8 @@ TABLES = {  # name: what returns it, and the columns shown
     ),
     "solved": (
         solved,
-        "script; environment; steps; solved at; seeds that solved it; after steps, median; "
-        "slowest; after seconds, median; last 100 episodes, lowest seed",
+        "script; environment; steps; solved at; seeds that solved it; solved after steps, median; "
+        "slowest seed, steps; solved after seconds, median; last 100 episodes, lowest seed",
     ),
     "tutorials": (
         partial(learned, "tutorials"),
@@ -140,7 +140,7 @@ TABLES = {  # name: what returns it, and the columns shown
     "forks": (partial(learned, "forks"), f"script; environment; steps; {SCORE}; {REFERENCE}"),
     "ablations": (
         partial(results, "ablations"),
-        f"script; environment; variant; flags; {SCORE}; lowest seed; after seconds, median",
+        f"script; environment; variant; flags; {SCORE}; lowest seed; solved after seconds, median",
     ),
     "speed": (speed, None),
     "speeds": (speeds, None),
