@@ -35,7 +35,7 @@ Algorithm S3, for each actor-learner, all at the same time
         update θ with dθ and θv with dθv, asynchronously: no lock, others write meanwhile
     until T > T_max
 
-RMSProp (section 4), whose g all actor-learners share; Δθ is value_coef dθv beside −dθ
+RMSProp (section 4), whose g all actor-learners share; Δθ is −dθ beside value_coef dθv
     g ← α g + (1−α) Δθ²,  θ ← θ − η Δθ / √(g + ε)
 
 Symbol → name in the code
@@ -45,8 +45,8 @@ Symbol → name in the code
     Δθ, T, T_max, η      → gradient, agent.timestep, args.total_timesteps, args.learning_rate
     γ, β, α, ε           → args.gamma, .entropy_coef, .rmsprop_alpha, .rmsprop_epsilon
 
-Deviations from the paper, with the flag that undoes each
-    Small fully connected networks, no frames; a worker for each core: --num-workers 16
+Deviations from the paper, with the flags that undo them
+    Small fully connected networks, no frames; two workers: --num-workers 16
     π and V share no layers, so that one set of defaults serves several environments. The initial
         weights are orthogonal, and those of π's last layer small.
     Rewards are divided by the deviation of their discounted sums so far, for the same reason:
@@ -54,11 +54,11 @@ Deviations from the paper, with the flag that undoes each
     γ is larger. With 0.99, the lander of LunarLander more often keeps an engine running on the
         ground until the time is up: --gamma 0.99
     Rollouts are longer, so that V's errors bias the policy less: --t-max 5
-    No entropy in the loss, so that rewards as small as LunarLander's 0.03 for a spared firing of
-        an engine still count (not measured on its own): --entropy-coef 0.01
+    No entropy in the loss: it may outweigh costs as small as LunarLander's 0.03 for firing an
+        engine (not measured on its own): --entropy-coef 0.01
     The loss of V weighs less: --value-coef 1
-    ε is 0.01. The paper gives no value, and 0.1 is common: --rmsprop-epsilon 0.1. Once a task is
-        solved, g falls far below ε; then the first bad episode does not ruin the policy.
+    ε is 0.01. The paper gives no value, and 0.1 is common: --rmsprop-epsilon 0.1. It is far above
+        the g of a solved task, so that the first bad episode does not ruin the policy.
     The end of a time limit is not terminal: there R = V(s_t;θ′v).
 
 With several workers the order of updates varies, so a seed does not fix the result. With one it
@@ -127,7 +127,7 @@ class Args:
     wandb_project_name: str = "minimal-rl"  # W&B project
     wandb_entity: str | None = None  # W&B user or team
 
-    num_workers: PositiveInt = os.cpu_count() or 1  # actor-learners, a process each
+    num_workers: PositiveInt = 2  # actor-learners, a process each; as many as there are cores
     learning_rate: PositiveFloat = 2e-3  # η at first; it falls to 0 over the run
     rmsprop_alpha: Fraction = 0.99  # decay α of g
     rmsprop_epsilon: PositiveFloat = 0.01  # ε, inside the root
@@ -179,8 +179,9 @@ class Agent:
     def __init__(self, env: gym.Env, args: Args) -> None:
         self.args = args
         S, A = env.observation_space.shape[0], int(env.action_space.n)
-        pi, v = (pairwise([S, *args.hidden_sizes, outputs]) for outputs in (A, 1))
-        self.sizes = [*pi, *v]  # fan_in and fan_out of each layer
+        hidden = args.hidden_sizes
+        self.sizes = [*pairwise([S, *hidden, A]), *pairwise([S, *hidden, 1])]  # fan_in, fan_out
+        # all that is learned: a parameter elsewhere would not be trained
         self.theta = torch.zeros(sum((n + 1) * m for n, m in self.sizes)).share_memory_()
         pi, v = as_layers(self.theta, self.sizes)
         torch.manual_seed(args.seed)  # the initial weights: orthogonal; biases 0
@@ -191,7 +192,7 @@ class Agent:
         self.T = torch.zeros((), dtype=torch.int64).share_memory_()
         self.sums = torch.zeros(3, dtype=torch.float64).share_memory_()  # for `deviation`
         self.episodes = [0] * args.num_workers  # finished by each; from here on the parent's alone
-        self.returns: list[float] = []  # of the last 100 episodes
+        self.recent_returns: list[float] = []  # of 100 episodes
         self.best_mean, self.best_theta = -np.inf, self.theta.clone()
 
     @property
@@ -209,9 +210,11 @@ class Agent:
         return int(forward(pi, observation).argmax())
 
     def gradient(
-        self, pi: Layers, v: Layers, observations: Tensor, actions: Tensor, returns: Tensor
+        self, theta: Tensor, observations: Tensor, actions: Tensor, returns: Tensor
     ) -> tuple[Tensor, dict[str, float]]:
         """Return Δθ, [P], of a rollout: observations [B, S], the others [B]; and what to log."""
+        theta = theta.detach().requires_grad_()
+        pi, v = as_layers(theta, self.sizes)
         log_pi = F.log_softmax(forward(pi, observations), dim=1)
         values = forward(v, observations)[:, 0]
         advantages = returns - values  # R − V(s_i;θ′v)
@@ -221,10 +224,9 @@ class Agent:
         entropy = -(log_pi.exp() * log_pi).sum()
         args = self.args
         loss = policy_loss + args.value_coef * value_loss - args.entropy_coef * entropy
-        gradients = torch.autograd.grad(loss, [part for layer in pi + v for part in layer])
+        (gradient,) = torch.autograd.grad(loss, theta)
         steps = len(actions)
         log = {"value_loss": value_loss / steps, "entropy": entropy / steps, "value": values.mean()}
-        gradient = torch.cat([part.flatten() for part in gradients])
         return gradient, {name: value.item() for name, value in log.items()}
 
     def update(self, gradient: Tensor) -> None:
@@ -246,20 +248,20 @@ class Agent:
             T += more
         return more
 
-    def deviation(self, discounted: list[float], lock: Any) -> float:
+    def deviation(self, discounted_sums: list[float], lock: Any) -> float:
         """Return the standard deviation of the episodes' discounted sums of rewards, Σ γ^k r_t−k,
         at all steps t of all workers so far; those of a new rollout are added first."""
-        G, sums = np.array(discounted), self.sums.numpy()
+        x, sums = np.array(discounted_sums), self.sums.numpy()
         with lock:
-            sums += len(G), G.sum(), G @ G
+            sums += len(x), x.sum(), x @ x
             n, total, squares = sums
-        return max(squares / n - (total / n) ** 2, 1e-8) ** 0.5
+        variance = squares / n - (total / n) ** 2
+        return variance**0.5 if variance > 1e-8 else 1.0  # at first they may all be equal
 
     def keep_best(self, return_: float) -> None:
-        """Keep θ as it is now, if the mean of the last 100 returns was never higher, or if there
-        have not been as many."""
-        self.returns = [*self.returns[-99:], return_]
-        mean = fmean(self.returns) if len(self.returns) == 100 else -np.inf
+        """Keep θ if the mean of the last 100 returns was never higher, or if there are fewer."""
+        self.recent_returns = [*self.recent_returns[-99:], return_]
+        mean = fmean(self.recent_returns) if len(self.recent_returns) == 100 else -np.inf
         if mean >= self.best_mean:
             self.best_mean = mean
             self.best_theta.copy_(self.theta)
@@ -269,35 +271,33 @@ def actor_learner(env: gym.Env, agent: Agent, worker: int, lock: Any) -> Iterato
     """Algorithm S3, until T = T_max; yield a row of the log after each episode."""
     args = agent.args
     theta = agent.theta.clone()  # θ′ and θ′v
-    pi, v = as_layers(theta.numpy(), agent.sizes)  # to act with
-    networks = as_layers(theta, agent.sizes)  # the same memory, to differentiate by
-    for part in [part for layers in networks for layer in layers for part in layer]:
-        part.requires_grad_()
+    pi, v = as_layers(theta.numpy(), agent.sizes)  # the same memory
     for number in count(agent.episodes[worker]):
         rng = seed_episode(env, args.seed, worker, number)  # all of the episode's randomness
         observation, _ = env.reset(seed=int(rng.integers(2**31)))  # get the state s
-        return_, length, ended, logs, G = 0.0, 0, False, defaultdict(list), 0.0
+        return_, discounted_sum, length, ended, logs = 0.0, 0.0, 0, False, defaultdict(list)
         while not ended:  # repeat
             theta.copy_(agent.theta)  # synchronise θ′ = θ and θ′v = θv
-            observations, actions, rewards, discounted = [], [], [], []
+            observations, actions, rewards, discounted_sums = [], [], [], []
             while not ended and len(rewards) < args.t_max and agent.count_step(lock):  # T ← T + 1
                 observations.append(np.array(observation, np.float32))
                 logits = forward(pi, observations[-1])
                 actions.append(sample_softmax(logits, rng))  # a ~ π(a|s;θ′)
                 observation, reward, terminated, truncated, _ = env.step(actions[-1])  # perform a
                 rewards.append(float(reward))
-                discounted.append(G := args.gamma * G + rewards[-1])
+                discounted_sum = args.gamma * discounted_sum + rewards[-1]
+                discounted_sums.append(discounted_sum)
                 ended = terminated or truncated
             if not rewards:
                 return  # T = T_max
-            value = forward(v, np.array(observation, np.float32)).item()
-            R = 0.0 if terminated else value  # V(s;θ′v)
-            scale = agent.deviation(discounted, lock) if args.scale_rewards else 1.0
+            last = np.array(observation, np.float32)
+            R = 0.0 if terminated else forward(v, last).item()  # V(s;θ′v)
+            scale = agent.deviation(discounted_sums, lock) if args.scale_rewards else 1.0
             returns = np.empty(len(rewards), np.float32)
             for i in reversed(range(len(rewards))):  # for i = t − 1, …, t_start
                 returns[i] = R = rewards[i] / scale + args.gamma * R  # R ← r_i + γ R
             rollout = np.stack(observations), np.array(actions), returns
-            gradient, log = agent.gradient(*networks, *map(torch.from_numpy, rollout))  # dθ and dθv
+            gradient, log = agent.gradient(theta, *map(torch.from_numpy, rollout))  # dθ and dθv
             agent.update(gradient)  # θ with dθ, θv with dθv
             for name, value in log.items():
                 logs[name].append(value)
@@ -330,7 +330,8 @@ def work(worker: int, agent: Agent, lock: Any, rows: Any, go_on: Any) -> None:
 
 
 def train(env: gym.Env, agent: Agent, args: Args) -> Iterator[dict[str, float]]:
-    """Run the actor-learners, each a process with an environment of its own; yield every episode.
+    """Run the actor-learners; yield every episode. Each is a process with an environment of its
+    own, from `make_env`: `env` itself, and what has been changed in it, is not used.
 
     The worker whose episode is yielded waits until the next one is asked for. So with one worker a
     checkpoint between two is exact; with several, the others go on: what they have learned is kept,
@@ -345,9 +346,8 @@ def train(env: gym.Env, agent: Agent, args: Args) -> Iterator[dict[str, float]]:
     workers = multiprocessing.spawn(work, shared, args.num_workers, join=False, daemon=True)
     signal.signal(signal.SIGINT, handler)
     try:
-        finished = False
-        while not finished:
-            finished = workers.join(timeout=0)  # it raises a worker's error
+        # join: whether all have ended; it raises a worker's error
+        while not workers.join(timeout=0) or agent.timestep < args.total_timesteps:
             alive = all(process.is_alive() for process in workers.processes)
             if not alive and agent.timestep < args.total_timesteps:
                 raise ChildProcessError(f"a worker ended early, at step {agent.timestep}")
@@ -392,7 +392,7 @@ def usage(given: Any, *errors: type[Exception]) -> Iterator[None]:
 
 
 def seed_episode(env: gym.Env, *seed: int) -> np.random.Generator:
-    """Return a generator for an episode, and seed all the others that it may draw from."""
+    """Return an episode's generator, and seed every other that the episode may draw from."""
     rng = np.random.default_rng(seed)
     number = int(rng.integers(2**32))
     for seed_global in (torch.manual_seed, np.random.seed, random.seed, env.action_space.seed):
@@ -420,9 +420,10 @@ def state_of(agent: Agent) -> dict[str, Any]:
     """Return every attribute of the agent except functions and its arguments."""
     state = {}
     for name, value in vars(agent).items():
+        learned = any(getattr(leaf, "requires_grad", False) for leaf in tree_leaves(value))
         if hasattr(value, "state_dict"):  # networks, buffer, optimisers
             state[name] = value.state_dict()
-        elif torch.nn.Parameter in map(type, tree_leaves(value)) and not torch.is_tensor(value):
+        elif learned and not torch.is_tensor(value):
             raise TypeError(f"agent.{name}: use an nn.ParameterList or an nn.ParameterDict")
         elif not (inspect.isroutine(value) or isinstance(value, Args)):
             state[name] = value.item() if isinstance(value, np.generic) else value
@@ -430,8 +431,8 @@ def state_of(agent: Agent) -> dict[str, Any]:
 
 
 def save(agent: Agent, args: Args, rows: Rows, run_dir: Path) -> None:
-    """Write checkpoint.pt, whole or not at all, whenever a kill comes; args.json; episodes.csv.
-    FloatingPointError, and nothing written, if anything in the agent is NaN."""
+    """Write checkpoint.pt, whole or not at all, and args.json and episodes.csv, for people;
+    FloatingPointError, and nothing written, if a tensor of the agent has a NaN."""
     state = state_of(agent)
     for name, value in state.items():
         tensors = filter(torch.is_tensor, tree_leaves(value))
@@ -499,7 +500,7 @@ def learn(env: gym.Env, agent: Agent, args: Args, rows: Rows, run_dir: Path) -> 
             row |= {k: v.item() if hasattr(v, "item") else v for k, v in result.items()}
             rows.append(row)
             if args.track:
-                wandb.log(row, step=agent.timestep)
+                wandb.log(row, step=row["timestep"])
             recent = fmean(row["return"] for row in rows[-20:])
             bar.set_postfix_str(f"return {recent:.1f}", refresh=False)
             bar.update(agent.timestep - bar.n)
@@ -549,7 +550,7 @@ def main(argv: Sequence[str] | None = None) -> tuple[Agent, Path]:
     if track:
         import wandb
 
-        name = "-".join(run_dir.absolute().parts[-2:])  # and its id: --resume goes on with it
+        name = "-".join(run_dir.absolute().parts[-2:])  # and its id, for --resume
         names = {"project": args.wandb_project_name, "entity": args.wandb_entity, "name": name}
         resume = "allow" if args.resume else "never"
         wandb.init(**names, id=name, resume=resume, config=asdict(args))

@@ -35,7 +35,7 @@ Symbol → name in the code
     μ, Q, μ′, Q′  → actor, critic, target_actor, target_critic
     R, 𝒩, N       → buffer, noise, args.batch_size
 
-Deviations from the paper's low-dimensional setting (section 7), with the flag that undoes each
+Deviations from the paper's low-dimensional setting (section 7), with the flags that undo them
     Observations whose bounds are less than 2 apart are stretched to 2, such as MountainCar's
         velocity, which lies within ±0.07: the networks would hardly see it.
     No batch normalisation (section 3), no weight decay on Q, and the action enters Q at its first
@@ -129,13 +129,11 @@ class Args:
     learning_starts: PositiveInt = 1_000  # transitions in the buffer before the first update
     noise_theta: Fraction = 0.15  # Ornstein-Uhlenbeck: rate θ of the pull to 0; 1 is Gaussian noise
     noise_sigma: NonNegativeFloat = 0.5  # scale σ of the noise, where actions lie in [−1, 1]
-    noise_final: Fraction = 0.1  # fraction to which it shrinks over the run
+    noise_final: Annotated[Fraction, Field(gt=0)] = 0.1  # fraction to which it shrinks over the run
 
     def __post_init__(self) -> None:
         if not torch.get_device_module(self.device).is_available():
-            raise ValueError(
-                f"device: {self.device} is not available here, or not in this build of torch"
-            )
+            raise ValueError(f"device: {self.device} is not available here")
         if self.learning_starts > self.total_timesteps:
             raise ValueError(f"learning_starts: at most {self.total_timesteps}, --total-timesteps")
 
@@ -261,7 +259,7 @@ class ReplayBuffer:
 
     def __init__(self, size: int, env: gym.Env) -> None:
         s, a = env.observation_space.shape, env.action_space.shape
-        names = "observation action reward next_observation terminated".split()
+        names = ("observation", "action", "reward", "next_observation", "terminated")
         fields = [(name, np.float32, shape) for name, shape in zip(names, (s, a, (), s, ()))]
         self.data = np.zeros(size, fields)
         self.count = 0  # transitions added so far, including those overwritten
@@ -284,7 +282,7 @@ class ReplayBuffer:
         return {name: torch.from_numpy(batch[name]).to(device) for name in batch.dtype.names}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the transitions, as bytes, and how many there have been."""
+        """Return all that is saved: the transitions, as bytes, and how many there have been."""
         data = self.data[: len(self)].view(np.uint8)
         return {"data": torch.from_numpy(data), "count": self.count}
 
@@ -301,10 +299,10 @@ class Adam(nn.Module):
         super().__init__()
         self.params, self.initial_learning_rate = list(parameters), learning_rate
         self.sizes = [p.numel() for p in self.params]
-        for name in ("m", "v"):  # first and second moments of all parameters
-            self.register_buffer(name, self.params[0].new_zeros(sum(self.sizes)))
-        for name, value in (("learning_rate", learning_rate), ("beta1_t", 1.0), ("beta2_t", 1.0)):
-            self.register_buffer(name, torch.tensor(value))  # α, β₁ᵗ and β₂ᵗ
+        zeros = self.params[0].new_zeros(sum(self.sizes))
+        self.m, self.v = nn.Buffer(zeros), nn.Buffer(zeros.clone())  # first and second moments
+        self.learning_rate = nn.Buffer(torch.tensor(learning_rate))  # α
+        self.beta1_t, self.beta2_t = nn.Buffer(torch.tensor(1.0)), nn.Buffer(torch.tensor(1.0))
 
     def anneal(self, decay: float) -> None:
         """Set the learning rate to a fraction of the initial one."""
@@ -384,7 +382,7 @@ def usage(given: Any, *errors: type[Exception]) -> Iterator[None]:
 
 
 def seed_episode(env: gym.Env, *seed: int) -> np.random.Generator:
-    """Return a generator for an episode, and seed all the others that it may draw from."""
+    """Return an episode's generator, and seed every other that the episode may draw from."""
     rng = np.random.default_rng(seed)
     number = int(rng.integers(2**32))
     for seed_global in (torch.manual_seed, np.random.seed, random.seed, env.action_space.seed):
@@ -412,9 +410,10 @@ def state_of(agent: Agent) -> dict[str, Any]:
     """Return every attribute of the agent except functions and its arguments."""
     state = {}
     for name, value in vars(agent).items():
+        learned = any(getattr(leaf, "requires_grad", False) for leaf in tree_leaves(value))
         if hasattr(value, "state_dict"):  # networks, buffer, optimisers
             state[name] = value.state_dict()
-        elif torch.nn.Parameter in map(type, tree_leaves(value)) and not torch.is_tensor(value):
+        elif learned and not torch.is_tensor(value):
             raise TypeError(f"agent.{name}: use an nn.ParameterList or an nn.ParameterDict")
         elif not (inspect.isroutine(value) or isinstance(value, Args)):
             state[name] = value.item() if isinstance(value, np.generic) else value
@@ -422,8 +421,8 @@ def state_of(agent: Agent) -> dict[str, Any]:
 
 
 def save(agent: Agent, args: Args, rows: Rows, run_dir: Path) -> None:
-    """Write checkpoint.pt, whole or not at all, whenever a kill comes; args.json; episodes.csv.
-    FloatingPointError, and nothing written, if anything in the agent is NaN."""
+    """Write checkpoint.pt, whole or not at all, and args.json and episodes.csv, for people;
+    FloatingPointError, and nothing written, if a tensor of the agent has a NaN."""
     state = state_of(agent)
     for name, value in state.items():
         tensors = filter(torch.is_tensor, tree_leaves(value))
@@ -491,7 +490,7 @@ def learn(env: gym.Env, agent: Agent, args: Args, rows: Rows, run_dir: Path) -> 
             row |= {k: v.item() if hasattr(v, "item") else v for k, v in result.items()}
             rows.append(row)
             if args.track:
-                wandb.log(row, step=agent.timestep)
+                wandb.log(row, step=row["timestep"])
             recent = fmean(row["return"] for row in rows[-20:])
             bar.set_postfix_str(f"return {recent:.1f}", refresh=False)
             bar.update(agent.timestep - bar.n)
@@ -541,7 +540,7 @@ def main(argv: Sequence[str] | None = None) -> tuple[Agent, Path]:
     if track:
         import wandb
 
-        name = "-".join(run_dir.absolute().parts[-2:])  # and its id: --resume goes on with it
+        name = "-".join(run_dir.absolute().parts[-2:])  # and its id, for --resume
         names = {"project": args.wandb_project_name, "entity": args.wandb_entity, "name": name}
         resume = "allow" if args.resume else "never"
         wandb.init(**names, id=name, resume=resume, config=asdict(args))

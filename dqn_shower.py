@@ -34,7 +34,7 @@ Symbol → name in the code
     Q, Q̂, D     → q_network, target_network, buffer
     C           → args.target_network_frequency
 
-Deviations from the paper, with the flag that undoes each
+Deviations from the paper, with the flags that undo them
     Observations are vectors, with no frames to stack. The preprocessing φ counts the shower's
         temperature from 38 °C: in raw degrees, 35 and 41 look much the same to a network.
     The error is not clipped: --huber. With it, at commit 7094666, only one seed in five learned
@@ -126,9 +126,7 @@ class Args:
 
     def __post_init__(self) -> None:
         if not torch.get_device_module(self.device).is_available():
-            raise ValueError(
-                f"device: {self.device} is not available here, or not in this build of torch"
-            )
+            raise ValueError(f"device: {self.device} is not available here")
         if self.learning_starts > self.total_timesteps:
             raise ValueError(f"learning_starts: at most {self.total_timesteps}, --total-timesteps")
 
@@ -168,10 +166,8 @@ class ShowerEnv(gym.Env):
         self.temperatures.append(min(max(temperature + drift, 0.0), 100.0))
         return np.array(self.temperatures[-1:], np.float32), reward, False, False, {}
 
-    def render(self) -> np.ndarray | None:
+    def render(self) -> np.ndarray:
         """Draw the temperatures so far, 28 to 48 °C over 60 seconds, and the comfortable band."""
-        if self.render_mode is None:
-            return None
         import pygame  # 0.3 s to import: only now
 
         canvas = pygame.Surface((600, 400))
@@ -278,7 +274,7 @@ class ReplayBuffer:
 
     def __init__(self, size: int, env: gym.Env) -> None:
         s, a = env.observation_space.shape, env.action_space.shape
-        names = "observation action reward next_observation terminated".split()
+        names = ("observation", "action", "reward", "next_observation", "terminated")
         fields = [(name, np.float32, shape) for name, shape in zip(names, (s, a, (), s, ()))]
         self.data = np.zeros(size, fields)
         self.count = 0  # transitions added so far, including those overwritten
@@ -301,7 +297,7 @@ class ReplayBuffer:
         return {name: torch.from_numpy(batch[name]).to(device) for name in batch.dtype.names}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the transitions, as bytes, and how many there have been."""
+        """Return all that is saved: the transitions, as bytes, and how many there have been."""
         data = self.data[: len(self)].view(np.uint8)
         return {"data": torch.from_numpy(data), "count": self.count}
 
@@ -318,10 +314,10 @@ class Adam(nn.Module):
         super().__init__()
         self.params, self.initial_learning_rate = list(parameters), learning_rate
         self.sizes = [p.numel() for p in self.params]
-        for name in ("m", "v"):  # first and second moments of all parameters
-            self.register_buffer(name, self.params[0].new_zeros(sum(self.sizes)))
-        for name, value in (("learning_rate", learning_rate), ("beta1_t", 1.0), ("beta2_t", 1.0)):
-            self.register_buffer(name, torch.tensor(value))  # α, β₁ᵗ and β₂ᵗ
+        zeros = self.params[0].new_zeros(sum(self.sizes))
+        self.m, self.v = nn.Buffer(zeros), nn.Buffer(zeros.clone())  # first and second moments
+        self.learning_rate = nn.Buffer(torch.tensor(learning_rate))  # α
+        self.beta1_t, self.beta2_t = nn.Buffer(torch.tensor(1.0)), nn.Buffer(torch.tensor(1.0))
 
     def anneal(self, decay: float) -> None:
         """Set the learning rate to a fraction of the initial one."""
@@ -366,7 +362,7 @@ def make_env(env_id: str, render_mode: str | None = None) -> gym.Env:
     flat = isinstance(s, gym.spaces.Box) and len(s.shape) == 1
     if not (flat and isinstance(a, gym.spaces.Discrete) and a.start == 0):
         raise ValueError(f"needs a Box (S,) and Discrete(A), has {s} and {a}")
-    if env.spec.id == "Shower-v0":  # φ
+    if env.spec.id == "Shower-v0":  # the preprocessing φ
         degrees = gym.spaces.Box(-38, 62, (1,))
         env = gym.wrappers.TransformObservation(env, lambda temperature: temperature - 38, degrees)
     return env
@@ -409,7 +405,7 @@ def usage(given: Any, *errors: type[Exception]) -> Iterator[None]:
 
 
 def seed_episode(env: gym.Env, *seed: int) -> np.random.Generator:
-    """Return a generator for an episode, and seed all the others that it may draw from."""
+    """Return an episode's generator, and seed every other that the episode may draw from."""
     rng = np.random.default_rng(seed)
     number = int(rng.integers(2**32))
     for seed_global in (torch.manual_seed, np.random.seed, random.seed, env.action_space.seed):
@@ -437,9 +433,10 @@ def state_of(agent: Agent) -> dict[str, Any]:
     """Return every attribute of the agent except functions and its arguments."""
     state = {}
     for name, value in vars(agent).items():
+        learned = any(getattr(leaf, "requires_grad", False) for leaf in tree_leaves(value))
         if hasattr(value, "state_dict"):  # networks, buffer, optimisers
             state[name] = value.state_dict()
-        elif torch.nn.Parameter in map(type, tree_leaves(value)) and not torch.is_tensor(value):
+        elif learned and not torch.is_tensor(value):
             raise TypeError(f"agent.{name}: use an nn.ParameterList or an nn.ParameterDict")
         elif not (inspect.isroutine(value) or isinstance(value, Args)):
             state[name] = value.item() if isinstance(value, np.generic) else value
@@ -447,8 +444,8 @@ def state_of(agent: Agent) -> dict[str, Any]:
 
 
 def save(agent: Agent, args: Args, rows: Rows, run_dir: Path) -> None:
-    """Write checkpoint.pt, whole or not at all, whenever a kill comes; args.json; episodes.csv.
-    FloatingPointError, and nothing written, if anything in the agent is NaN."""
+    """Write checkpoint.pt, whole or not at all, and args.json and episodes.csv, for people;
+    FloatingPointError, and nothing written, if a tensor of the agent has a NaN."""
     state = state_of(agent)
     for name, value in state.items():
         tensors = filter(torch.is_tensor, tree_leaves(value))
@@ -516,7 +513,7 @@ def learn(env: gym.Env, agent: Agent, args: Args, rows: Rows, run_dir: Path) -> 
             row |= {k: v.item() if hasattr(v, "item") else v for k, v in result.items()}
             rows.append(row)
             if args.track:
-                wandb.log(row, step=agent.timestep)
+                wandb.log(row, step=row["timestep"])
             recent = fmean(row["return"] for row in rows[-20:])
             bar.set_postfix_str(f"return {recent:.1f}", refresh=False)
             bar.update(agent.timestep - bar.n)
@@ -566,7 +563,7 @@ def main(argv: Sequence[str] | None = None) -> tuple[Agent, Path]:
     if track:
         import wandb
 
-        name = "-".join(run_dir.absolute().parts[-2:])  # and its id: --resume goes on with it
+        name = "-".join(run_dir.absolute().parts[-2:])  # and its id, for --resume
         names = {"project": args.wandb_project_name, "entity": args.wandb_entity, "name": name}
         resume = "allow" if args.resume else "never"
         wandb.init(**names, id=name, resume=resume, config=asdict(args))
@@ -595,5 +592,5 @@ def main(argv: Sequence[str] | None = None) -> tuple[Agent, Path]:
 
 if __name__ == "__main__":
     agent, run_dir = main()
-    if agent.args.env_id.endswith("Shower-v0") and not agent.args.play:
+    if agent.args.env_id.split(":")[-1] == "Shower-v0" and not agent.args.play:
         plot_temperatures(agent, run_dir)

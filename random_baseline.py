@@ -132,7 +132,7 @@ def usage(given: Any, *errors: type[Exception]) -> Iterator[None]:
 
 
 def seed_episode(env: gym.Env, *seed: int) -> np.random.Generator:
-    """Return a generator for an episode, and seed all the others that it may draw from."""
+    """Return an episode's generator, and seed every other that the episode may draw from."""
     rng = np.random.default_rng(seed)
     number = int(rng.integers(2**32))
     for seed_global in (torch.manual_seed, np.random.seed, random.seed, env.action_space.seed):
@@ -160,9 +160,10 @@ def state_of(agent: Agent) -> dict[str, Any]:
     """Return every attribute of the agent except functions and its arguments."""
     state = {}
     for name, value in vars(agent).items():
+        learned = any(getattr(leaf, "requires_grad", False) for leaf in tree_leaves(value))
         if hasattr(value, "state_dict"):  # networks, buffer, optimisers
             state[name] = value.state_dict()
-        elif torch.nn.Parameter in map(type, tree_leaves(value)) and not torch.is_tensor(value):
+        elif learned and not torch.is_tensor(value):
             raise TypeError(f"agent.{name}: use an nn.ParameterList or an nn.ParameterDict")
         elif not (inspect.isroutine(value) or isinstance(value, Args)):
             state[name] = value.item() if isinstance(value, np.generic) else value
@@ -170,8 +171,8 @@ def state_of(agent: Agent) -> dict[str, Any]:
 
 
 def save(agent: Agent, args: Args, rows: Rows, run_dir: Path) -> None:
-    """Write checkpoint.pt, whole or not at all, whenever a kill comes; args.json; episodes.csv.
-    FloatingPointError, and nothing written, if anything in the agent is NaN."""
+    """Write checkpoint.pt, whole or not at all, and args.json and episodes.csv, for people;
+    FloatingPointError, and nothing written, if a tensor of the agent has a NaN."""
     state = state_of(agent)
     for name, value in state.items():
         tensors = filter(torch.is_tensor, tree_leaves(value))
@@ -239,7 +240,7 @@ def learn(env: gym.Env, agent: Agent, args: Args, rows: Rows, run_dir: Path) -> 
             row |= {k: v.item() if hasattr(v, "item") else v for k, v in result.items()}
             rows.append(row)
             if args.track:
-                wandb.log(row, step=agent.timestep)
+                wandb.log(row, step=row["timestep"])
             recent = fmean(row["return"] for row in rows[-20:])
             bar.set_postfix_str(f"return {recent:.1f}", refresh=False)
             bar.update(agent.timestep - bar.n)
@@ -289,7 +290,7 @@ def main(argv: Sequence[str] | None = None) -> tuple[Agent, Path]:
     if track:
         import wandb
 
-        name = "-".join(run_dir.absolute().parts[-2:])  # and its id: --resume goes on with it
+        name = "-".join(run_dir.absolute().parts[-2:])  # and its id, for --resume
         names = {"project": args.wandb_project_name, "entity": args.wandb_entity, "name": name}
         resume = "allow" if args.resume else "never"
         wandb.init(**names, id=name, resume=resume, config=asdict(args))

@@ -30,15 +30,12 @@ def make_agent(env_id="CartPole-v1", **flags):
     return a3c.Agent(a3c.make_env(env_id), args)
 
 
-def batch_for(agent, size=6, seed=0):
-    """Return the layers of a copy of θ, and random observations, actions and returns."""
+def random_batch(size=6, seed=0):
+    """Return random observations, actions and returns."""
     rng = np.random.default_rng(seed)
-    layers = a3c.as_layers(agent.theta.clone(), agent.sizes)
-    for part in [part for network in layers for layer in network for part in layer]:
-        part.requires_grad_()
     observations = torch.tensor(rng.normal(size=(size, 4)), dtype=torch.float32)
     actions = torch.tensor(rng.integers(2, size=size))
-    return *layers, observations, actions, torch.tensor(5 * rng.normal(size=size)).float()
+    return observations, actions, torch.tensor(5 * rng.normal(size=size)).float()
 
 
 # --- The networks and the losses
@@ -118,8 +115,8 @@ def numpy_loss(theta, agent, observations, actions, returns, advantages=None):
 def test_gradient_equals_finite_differences(entropy_coef, value_coef):
     agent = make_agent(entropy_coef=entropy_coef, value_coef=value_coef)
     agent.theta.normal_(std=0.5)
-    pi, v, *batch = batch_for(agent)
-    gradient, log = agent.gradient(pi, v, *batch)
+    batch = random_batch()
+    gradient, log = agent.gradient(agent.theta, *batch)
     arrays = [part.double().numpy() for part in batch]
     arrays[1] = batch[1].numpy()
     theta = agent.theta.double().numpy()
@@ -139,11 +136,12 @@ def test_gradient_equals_finite_differences(entropy_coef, value_coef):
 def test_gradients_do_not_accumulate():
     """The regression that others have: the gradient of the same batch is the same each time."""
     agent = make_agent()
-    pi, v, *batch = batch_for(agent)
-    first, _ = agent.gradient(pi, v, *batch)
+    batch = random_batch()
+    first, _ = agent.gradient(agent.theta, *batch)
     for _ in range(3):
-        torch.testing.assert_close(agent.gradient(pi, v, *batch)[0], first, rtol=0, atol=0)
-    assert all(part.grad is None for layer in pi + v for part in layer)
+        again, _ = agent.gradient(agent.theta, *batch)
+        torch.testing.assert_close(again, first, rtol=0, atol=0)
+    assert agent.theta.grad is None
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.9, 1.0])
@@ -159,7 +157,7 @@ def test_n_step_returns_by_brute_force(gamma, ending):
         a3c.as_layers(agent.theta, agent.sizes)[1][-1][1][:] = 1000.0  # V, everywhere about
     agent.update = lambda gradient: None
     seen, gradient = [], agent.gradient
-    agent.gradient = lambda pi, v, s, a, R: seen.append((s, R)) or gradient(pi, v, s, a, R)
+    agent.gradient = lambda theta, s, a, R: seen.append((s, R)) or gradient(theta, s, a, R)
     row = next(a3c.actor_learner(env, agent, 0, LOCK))
     assert (row["length"], row["return"], agent.timestep) == (7, sum(rewards), 7)
     assert [s[:, 0].tolist() for s, _ in seen] == [[0, 1, 2, 3], [4, 5, 6]]
@@ -196,15 +194,16 @@ def test_rewards_are_divided_by_the_deviation_of_their_discounted_sums():
 
 def test_constant_sums_do_not_divide_by_zero():
     agent = make_agent()
-    assert 0 < agent.deviation([0.0, 0.0], LOCK) < np.inf
+    assert agent.deviation([0.1, 0.1], LOCK) == 1.0
 
 
 def test_each_rollout_begins_with_the_shared_parameters():
     agent, seen = make_agent("tests.environments:TruncatesDiscrete-v0", t_max=4), []
-    agent.gradient = lambda pi, *_: seen.append(pi[0][1][0].item()) or (agent.theta, {})
+    agent.theta.zero_()
+    agent.gradient = lambda theta, *_: seen.append(theta[0].item()) or (agent.theta, {})
     agent.update = lambda gradient: agent.theta.add_(1.0)
     next(a3c.actor_learner(a3c.make_env(agent.args.env_id), agent, 0, LOCK))
-    assert seen == [0.0, 1.0]  # a bias, before and after the first update
+    assert seen == [0.0, 1.0]  # a weight, before and after the first update
 
 
 def test_rollouts_end_where_the_run_ends():
@@ -427,7 +426,7 @@ def test_a_killed_worker_ends_the_run_and_it_resumes():
 def test_a_failing_worker_ends_the_run_with_its_traceback(error, number, message):
     flags = ["--env-id", f"tests.environments:{error}AfterAWhile-v0", "--num-workers", number]
     process = start("a3c_cartpole", *flags, "--run-dir", "run", "--checkpoint-every", 0)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=60)  # a busy machine takes half of that to start
     assert process.returncode == 1
     assert message in err
     assert load("run")["agent"]["T"] >= 10

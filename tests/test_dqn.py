@@ -84,9 +84,6 @@ def test_rendering():
     assert all((a != b).any() for a, b in zip(pictures, pictures[1:]))
     rows = np.flatnonzero((pictures[-1][:, 300] == (152, 251, 152)).all(1))  # the band's green
     assert (rows[0], rows[-1]) == (20 * (48 - 39), 20 * (48 - 37) - 1)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        assert make_shower().unwrapped.render() is None
 
 
 def test_a_window_is_opened_by_gymnasium(monkeypatch):

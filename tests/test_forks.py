@@ -76,7 +76,9 @@ FORKS = {  # what takes the place of what
     },
     "modules in a list": {INIT: INIT + "        self.ensemble = [Critic(1, 1, (2,))]\n"},
     "parameters in a tuple": {INIT: INIT + f"        self.alphas = ({PARAMETER},)\n"},
-    "parameters in a dict": {INIT: INIT + f"        self.alphas = {{'left': {PARAMETER}}}\n"},
+    "parameters in a dict": {
+        INIT: INIT + "        self.alphas = {'left': torch.zeros((), requires_grad=True)}\n"
+    },
 }
 
 

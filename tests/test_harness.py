@@ -323,6 +323,7 @@ WRONG = {
     "ddpg_continuous": [
         ("actor_learning_rate critic_learning_rate noise_sigma", "-1 nan inf"),
         ("gamma tau learning_rate_final noise_theta noise_final", "-0.1 1.01 nan"),
+        ("noise_final", "0"),
         ("batch_size buffer_size learning_starts hidden_sizes", "0 -1 1.5"),
         ("learning_starts", "30000"),
         ("device", "tpu"),
