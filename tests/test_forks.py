@@ -155,7 +155,7 @@ def stop_after(checkpoints, module, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "fork", ["optim", "parameter", "item", "rsample", "attributes"], indirect=True
+    "fork", ["optim", "parameter", "rsample", "attributes"], indirect=True
 )
 def test_stopped_and_resumed_is_as_never_stopped(fork, tmp_path, monkeypatch):
     flags = [*FLAGS, "--no-compile", "--total-timesteps", 600, "--checkpoint-every", 0]
@@ -173,7 +173,7 @@ def test_stopped_and_resumed_is_as_never_stopped(fork, tmp_path, monkeypatch):
         header, first, *_, last = without_seconds(tmp_path / "whole" / "episodes.csv")
         assert len(header) == len(first) == len(last)
         assert (first[header.index("late")], last[header.index("late")]) == ("", "1.0")
-    if fork.__name__ in ("fork_parameter", "fork_item"):
+    if fork.__name__ == "fork_parameter":
         assert float(state["log_alpha"]) < -0.5
     if fork.__name__ == "fork_optim":
         assert state["critic_optimizer"]["state"][0]["step"] == 401
