@@ -154,9 +154,7 @@ def stop_after(checkpoints, module, monkeypatch):
     monkeypatch.setattr(module, "save", save_and_stop)
 
 
-@pytest.mark.parametrize(
-    "fork", ["optim", "parameter", "rsample", "attributes"], indirect=True
-)
+@pytest.mark.parametrize("fork", ["optim", "parameter", "rsample", "attributes"], indirect=True)
 def test_stopped_and_resumed_is_as_never_stopped(fork, tmp_path, monkeypatch):
     flags = [*FLAGS, "--no-compile", "--total-timesteps", 600, "--checkpoint-every", 0]
     flags += ["--learning-starts", 200]
