@@ -127,7 +127,7 @@ class Args:
     wandb_project_name: str = "minimal-rl"  # W&B project
     wandb_entity: str | None = None  # W&B user or team
 
-    num_workers: PositiveInt = 2  # actor-learners, a process each; as many as there are cores
+    num_workers: PositiveInt = 2  # actor-learners, a process each; more than the cores gain nothing
     learning_rate: PositiveFloat = 2e-3  # η at first; it falls to 0 over the run
     rmsprop_alpha: Fraction = 0.99  # decay α of g
     rmsprop_epsilon: PositiveFloat = 0.01  # ε, inside the root
