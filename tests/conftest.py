@@ -28,6 +28,7 @@ SMALL = {
 }
 SCRIPTS = sorted(SMALL)
 
+started = []  # processes, of this test
 signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it may be ignored
 
 
@@ -36,6 +37,9 @@ def in_temporary_folder(tmp_path, monkeypatch):
     """Run each test in an empty folder, so that what a script leaves there can be seen."""
     monkeypatch.chdir(tmp_path)
     torch.set_num_threads(1)
+    yield
+    while started:  # what a failed test has left
+        started.pop().kill()
 
 
 @pytest.fixture(params=SCRIPTS)
@@ -70,13 +74,15 @@ def import_fork(script, path, changes):
 
 def start(script, *flags):
     """Start a script as a process of its own."""
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, ROOT / f"{script}.py", *map(str, flags)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
     )
+    started.append(process)
+    return process
 
 
 def wait_for(process, run_dir, rows, seconds=60):

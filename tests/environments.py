@@ -12,7 +12,8 @@ from gymnasium.spaces import Box, Dict, Discrete
 
 
 class Counter(gym.Env):
-    """Counts its steps; terminates after `length` of them, or never. Rewards are `reward`."""
+    """Counts its steps; terminates after `length` of them, the first time or always, or never.
+    Rewards are `reward`."""
 
     def __init__(
         self,
@@ -23,8 +24,9 @@ class Counter(gym.Env):
         observation=None,
         action=None,
         nan_at=None,
+        once=False,
     ):
-        self.length, self.reward, self.nan_at = length, reward, nan_at
+        self.length, self.reward, self.nan_at, self.once = length, reward, nan_at, once
         self.observation_space = observation or Box(-np.inf, np.inf, (2,), np.float64)
         bounds = np.array(low, np.float32), np.array(high, np.float32)
         self.action_space = action or Box(*bounds, dtype=np.float32)
@@ -41,6 +43,8 @@ class Counter(gym.Env):
         self.actions.append(action)
         reward = self.reward(self.steps) if callable(self.reward) else self.reward
         terminated = self.steps == self.length
+        if terminated and self.once:
+            self.length = None
         first = np.nan if self.steps == self.nan_at else self.steps
         self.observation[:] = first, self.np_random.uniform()  # the same array at each step
         return self.observation, reward, terminated, False, {}
@@ -86,7 +90,7 @@ _register("DictObservations", 10, observation=Dict(x=Box(0, 1)))
 _register("ImageObservations", 10, observation=Box(0, 255, (8, 8, 3), np.uint8))
 _register("FirstActionFive", 100, length=7, action=Discrete(3, start=5))
 _register("TerminatesDiscrete", 100, length=7, action=Discrete(3))
-_register("NeverEndsDiscrete", None, action=Discrete(3))
+_register("EndsOnce", None, length=7, once=True, action=Discrete(3))
 _register("TruncatesDiscrete", 7, action=Discrete(3))
 _register(
     "NanRewardDiscrete", 30, reward=lambda step: np.nan if step == 20 else 1.0, action=Discrete(2)

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 
 from tests.conftest import ROOT, check_same_run, run_here
 
@@ -108,48 +107,6 @@ def test_every_speed_of_ours_is_a_command_line_that_its_script_takes():
             if isinstance(given, str) and not re.search("CleanRL|CUDA", name):
                 script, *flags = given.split()
                 importlib.import_module(script).parse_args(flags)
-
-
-# --- Weights & Biases
-
-
-def sweep_arguments():
-    """Return the sweep, and for each parameter the values to try, the ends of those that vary."""
-    sweep = yaml.safe_load((ROOT / "benchmarks" / "sweep.yaml").read_text())
-    values = {
-        name: [given[key] for key in ("value", "min", "max") if key in given]
-        + given.get("values", [])
-        for name, given in sweep["parameters"].items()
-    }
-    return sweep, values
-
-
-def test_sweep_is_a_command_line_that_its_script_takes():
-    sweep, choices = sweep_arguments()
-    script = importlib.import_module(sweep["program"].removesuffix(".py"))
-    for name, values in choices.items():
-        for value in values:
-            chosen = {other: others[0] for other, others in choices.items()} | {name: value}
-            args = script.parse_args([f"--{key}={value}" for key, value in chosen.items()])
-            assert getattr(args, name) == value
-
-
-def test_sweep_runs_offline_as_its_agent_starts_it(tmp_path):
-    from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
-
-    sweep, choices = sweep_arguments()
-    chosen = {name: {"value": values[0]} for name, values in choices.items()}
-    chosen |= {"total_timesteps": {"value": 1000}, "eval_episodes": {"value": 1}}
-    filled = create_sweep_command_args({"args": chosen})
-    filled |= {"env": ["/usr/bin/env"], "interpreter": [sys.executable]}
-    filled |= {"program": [str(ROOT / sweep["program"])]}
-    command = []
-    for word in create_sweep_command(sweep["command"]):
-        command += filled.get(word[2:-1], [word]) if word.startswith("${") else [word]
-    offline = {"WANDB_MODE": "offline", "WANDB_SWEEP_ID": "sweep", "WANDB_RUN_ID": "run1"}
-    subprocess.run(command, check=True, env=os.environ | offline | {"CXX": "none"})
-    (log,) = tmp_path.glob("wandb/offline-run-*/run-run1.wandb")
-    assert sweep["metric"]["name"].encode() in log.read_bytes()
 
 
 # --- The arithmetic

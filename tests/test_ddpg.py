@@ -74,22 +74,6 @@ def test_update_against_numpy():
         assert all(p.grad is None for p in net.parameters())
 
 
-def test_compiled_equals_eager():
-    eager, graph = make_agent(), make_agent()
-    updates = eager.update, ddpg.compiled(graph.update)
-    for name, value in vars(graph).items():
-        if hasattr(value, "state_dict"):
-            value.load_state_dict(copy.deepcopy(getattr(eager, name).state_dict()))
-    for seed in range(5):
-        logs = [update(make_batch(seed=seed)[1]) for update in updates]
-        torch.testing.assert_close(*logs, rtol=1e-4, atol=1e-5)
-        for agent in (eager, graph):  # what training changes between updates
-            agent.actor_optimizer.learning_rate.fill_(1e-3 / (1 + seed))
-    for name in ("actor", "critic", "target_actor", "target_critic", "actor_optimizer"):
-        states = (getattr(agent, name).state_dict() for agent in (eager, graph))
-        torch.testing.assert_close(*states, rtol=1e-4, atol=1e-5)
-
-
 @pytest.mark.parametrize("missing", ["compiler", "headers"])
 def test_without_a_compiler_it_runs_eagerly(missing, monkeypatch, capsys):
     if missing == "compiler":
@@ -177,8 +161,9 @@ def test_learning_rates_fall_over_the_second_half():
 
 @pytest.mark.parametrize("name", ["Terminates", "Truncates"])
 def test_the_buffer_holds_what_happened(name):
-    """The environment hands out the same array at each step."""
-    env = ddpg.make_env(f"tests.environments:{name}-v0")
+    """The environment hands out the same array at each step; no wrapper copies it."""
+    env = gym.make(f"tests.environments:{name}-v0")
+    env = gym.wrappers.TransformAction(env, np.float32, env.action_space)
     args = ddpg.Args(total_timesteps=70, learning_starts=70, compile=False, hidden_sizes=(4, 4))
     agent = ddpg.Agent(env, args)
     rows = list(ddpg.train(env, agent, args))
