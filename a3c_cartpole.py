@@ -35,30 +35,31 @@ Algorithm S3, for each actor-learner, all at the same time
         update θ with dθ and θv with dθv, asynchronously: no lock, others write meanwhile
     until T > T_max
 
-RMSProp (section 4), whose g all actor-learners share; Δθ is −dθ beside value_coef dθv
+RMSProp (section 4), whose g all actor-learners share; Δθ = (−dθ, value_coef dθv)
     g ← α g + (1−α) Δθ²,  θ ← θ − η Δθ / √(g + ε)
 
 Symbol → name in the code
-    θ and θv, θ′ and θ′v → agent.theta, theta: together one vector
-    s, a, r, R           → observation, action, reward, R
-    π, V, H              → softmax of logits, values, entropy
-    Δθ, T, T_max, η      → gradient, agent.timestep, args.total_timesteps, args.learning_rate
-    γ, β, α, ε           → args.gamma, .entropy_coef, .rmsprop_alpha, .rmsprop_epsilon
+    (θ, θv), (θ′, θ′v) → agent.theta, theta: one vector each
+    s, a, r, R         → observation, action, reward, R
+    π, V, H            → softmax of logits, values, entropy
+    Δθ, g, η           → gradient, agent.g, args.learning_rate
+    T, T_max           → agent.timestep, args.total_timesteps
+    γ, β, α, ε         → args.gamma, .entropy_coef, .rmsprop_alpha, .rmsprop_epsilon
 
 Deviations from the paper, with the flags that undo them
     Small fully connected networks, no frames; two workers: --num-workers 16
     π and V share no layers, so that one set of defaults serves several environments. The initial
         weights are orthogonal, and those of π's last layer small.
-    Rewards are divided by the deviation of their discounted sums so far, for the same reason:
-        --no-scale-rewards. The paper clips them to ±1.
+    Rewards are divided by the running standard deviation of their discounted sums, for the same
+        reason: --no-scale-rewards. The paper clips them to ±1.
     γ is larger. With 0.99, the lander of LunarLander more often keeps an engine running on the
         ground until the time is up: --gamma 0.99
     Rollouts are longer, so that V's errors bias the policy less: --t-max 5
     No entropy in the loss: it may outweigh costs as small as LunarLander's 0.03 for firing an
         engine (not measured on its own): --entropy-coef 0.01
     The loss of V weighs less: --value-coef 1
-    ε is 0.01. The paper gives no value, and 0.1 is common: --rmsprop-epsilon 0.1. It is far above
-        the g of a solved task, so that the first bad episode does not ruin the policy.
+    ε is 0.01. The paper gives no value, and 0.1 is common: --rmsprop-epsilon 0.1. When a task is
+        solved, g is near 0: without a large ε, the next bad episode makes a huge step.
     The end of a time limit is not terminal: there R = V(s_t;θ′v).
 
 With several workers the order of updates varies, so a seed does not fix the result. With one it
@@ -87,7 +88,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 from itertools import count, pairwise
 from multiprocessing.connection import wait
@@ -121,7 +122,7 @@ class Args:
     resume: Path | None = None  # continue the run in this folder
     play: Path | None = None  # play greedy episodes of the run in this folder
     eval_episodes: PositiveInt = 10  # greedy episodes at the end, or with --play
-    checkpoint_every: NonNegativeFloat = 20.0  # seconds between checkpoints (between episodes)
+    checkpoint_every: NonNegativeFloat = 20.0  # seconds between checkpoints, at ends of episodes
     capture_video: bool = False  # film the greedy episodes
     track: bool = False  # log to Weights & Biases
     wandb_project_name: str = "minimal-rl"  # W&B project
@@ -256,10 +257,10 @@ class Agent:
             sums += len(x), x.sum(), x @ x
             n, total, squares = sums
         variance = squares / n - (total / n) ** 2
-        return variance**0.5 if variance > 1e-8 else 1.0  # at first they may all be equal
+        return variance**0.5 if variance > 1e-8 * squares / n else 1.0  # at first all may be equal
 
     def keep_best(self, return_: float) -> None:
-        """Keep θ if the mean of the last 100 returns was never higher, or if there are fewer."""
+        """Keep θ if the mean of the last 100 returns is the best yet; before 100, always."""
         self.recent_returns = [*self.recent_returns[-99:], return_]
         mean = fmean(self.recent_returns) if len(self.recent_returns) == 100 else -np.inf
         if mean >= self.best_mean:
@@ -275,7 +276,8 @@ def actor_learner(env: gym.Env, agent: Agent, worker: int, lock: Any) -> Iterato
     for number in count(agent.episodes[worker]):
         rng = seed_episode(env, args.seed, worker, number)  # all of the episode's randomness
         observation, _ = env.reset(seed=int(rng.integers(2**31)))  # get the state s
-        return_, discounted_sum, length, ended, logs = 0.0, 0.0, 0, False, defaultdict(list)
+        return_ = discounted_sum = 0.0
+        length, ended, logs = 0, False, defaultdict(list)
         while not ended:  # repeat
             theta.copy_(agent.theta)  # synchronise θ′ = θ and θ′v = θv
             observations, actions, rewards, discounted_sums = [], [], [], []
@@ -319,17 +321,17 @@ def end_with_parent() -> None:
     os._exit(1)
 
 
-def work(worker: int, agent: Agent, lock: Any, rows: Any, go_on: Any) -> None:
+def work(worker: int, agent: Agent, lock: Any, results: Any, go_on: Any) -> None:
     """Run a worker: send each episode to `train`, and wait until it says to go on."""
     threading.Thread(target=end_with_parent, daemon=True).start()
     torch.set_num_threads(1)  # more would fight for the cores
     torch.set_flush_denormal(True)
     for row in actor_learner(make_env(agent.args.env_id), agent, worker, lock):
-        rows.put((worker, row))
+        results.put((worker, row))
         go_on[worker].acquire()
 
 
-def train(env: gym.Env, agent: Agent, args: Args) -> Iterator[dict[str, float]]:
+def train(env: gym.Env, agent: Agent) -> Iterator[dict[str, float]]:
     """Run the actor-learners; yield every episode. Each is a process with an environment of its
     own, from `make_env`: `env` itself, and what has been changed in it, is not used.
 
@@ -338,11 +340,12 @@ def train(env: gym.Env, agent: Agent, args: Args) -> Iterator[dict[str, float]]:
     and the episodes that they are in begin anew. However this ends, no worker is left behind: one
     that raises, is killed, or ends too early ends all, with an error.
     """
+    args = agent.args
     agent.episodes += [0] * (args.num_workers - len(agent.episodes))
     context = multiprocessing.get_context("spawn")
-    rows, go_on = context.Queue(), [context.Semaphore(0) for _ in range(args.num_workers)]
-    shared = agent, context.Lock(), rows, go_on
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is not for the workers
+    results, go_on = context.Queue(), [context.Semaphore(0) for _ in range(args.num_workers)]
+    shared = agent, context.Lock(), results, go_on
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: Ctrl-C is for the parent
     workers = multiprocessing.spawn(work, shared, args.num_workers, join=False, daemon=True)
     signal.signal(signal.SIGINT, handler)
     try:
@@ -352,7 +355,7 @@ def train(env: gym.Env, agent: Agent, args: Args) -> Iterator[dict[str, float]]:
             if not alive and agent.timestep < args.total_timesteps:
                 raise ChildProcessError(f"a worker ended early, at step {agent.timestep}")
             with contextlib.suppress(queue.Empty):
-                worker, row = rows.get(timeout=0.1)
+                worker, row = results.get(timeout=0.1)
                 agent.episodes[worker] += 1
                 agent.keep_best(row["return"])
                 yield row
@@ -364,25 +367,23 @@ def train(env: gym.Env, agent: Agent, args: Args) -> Iterator[dict[str, float]]:
 
 
 def make_env(env_id: str, render_mode: str | None = None) -> gym.Env:
-    """Make an environment; ValueError if its spaces do not fit."""
+    """Make an environment; gym.error.Error if its spaces do not fit."""
     env = gym.make(env_id, **({"render_mode": render_mode} if render_mode else {}))
     s, a = env.observation_space, env.action_space
     flat = isinstance(s, gym.spaces.Box) and len(s.shape) == 1
     if not (flat and isinstance(a, gym.spaces.Discrete) and a.start == 0):
-        raise ValueError(f"needs a Box (S,) and Discrete(A), has {s} and {a}")
+        raise gym.error.Error(f"needs a Box (S,) and Discrete(A), has {s} and {a}")
     return env
 
 
-# ------------------------------------------------------------------------------------------------
-# The harness, the same in every script: it runs `train`, and saves and shows the results.
-# ------------------------------------------------------------------------------------------------
+# --- The harness, the same in every script: it runs `train`, saves and shows the results --------
 
 SCRIPT = Path(__file__).stem
 Rows = list[dict[str, Any]]
 
 
 @contextlib.contextmanager
-def usage(given: Any, *errors: type[Exception]) -> Iterator[None]:
+def usage_errors(given: Any, *errors: type[Exception]) -> Iterator[None]:
     """Turn errors into one message that names what was given, and exit code 2."""
     try:
         yield
@@ -392,7 +393,7 @@ def usage(given: Any, *errors: type[Exception]) -> Iterator[None]:
 
 
 def seed_episode(env: gym.Env, *seed: int) -> np.random.Generator:
-    """Return an episode's generator, and seed every other that the episode may draw from."""
+    """Return an episode's generator; the global ones and the action space's are seeded with it."""
     rng = np.random.default_rng(seed)
     number = int(rng.integers(2**32))
     for seed_global in (torch.manual_seed, np.random.seed, random.seed, env.action_space.seed):
@@ -430,7 +431,7 @@ def state_of(agent: Agent) -> dict[str, Any]:
     return state
 
 
-def save(agent: Agent, args: Args, rows: Rows, run_dir: Path) -> None:
+def save(agent: Agent, rows: Rows, run_dir: Path) -> None:
     """Write checkpoint.pt, whole or not at all, and args.json and episodes.csv, for people;
     FloatingPointError, and nothing written, if a tensor of the agent has a NaN."""
     state = state_of(agent)
@@ -439,10 +440,9 @@ def save(agent: Agent, args: Args, rows: Rows, run_dir: Path) -> None:
         if any(tensor.is_floating_point() and tensor.isnan().any() for tensor in tensors):
             raise FloatingPointError(f"agent.{name} is NaN; {run_dir} has the last good checkpoint")
     not_saved = {"run_dir", "resume", "play", "device"}
-    text = TypeAdapter(Args).dump_json(args, indent=2, exclude=not_saved).decode()
-    checkpoint = {"args": text, "agent": state, "rows": json.dumps(rows)}
+    text = TypeAdapter(Args).dump_json(agent.args, indent=2, exclude=not_saved).decode()
     temporary = run_dir / "checkpoint.tmp"
-    torch.save(checkpoint, temporary)
+    torch.save({"args": text, "agent": state, "rows": json.dumps(rows)}, temporary)
     torch.load(temporary, weights_only=True, mmap=True)  # what could not be loaded fails now
     os.replace(temporary, run_dir / "checkpoint.pt")
     (run_dir / "args.json").write_text(text)
@@ -450,7 +450,7 @@ def save(agent: Agent, args: Args, rows: Rows, run_dir: Path) -> None:
 
 
 def load(agent: Agent, run_dir: Path) -> Rows:
-    """Restore what `save` wrote; return the rows. A stranger's checkpoint can run no code."""
+    """Restore what `save` wrote; return the rows. With weights_only a checkpoint runs no code."""
     checkpoint = torch.load(run_dir / "checkpoint.pt", map_location="cpu", weights_only=True)
     if different := checkpoint["agent"].keys() ^ state_of(agent).keys():
         raise ValueError(f"of another version of {SCRIPT}.py: it differs in {different}")
@@ -459,6 +459,8 @@ def load(agent: Agent, run_dir: Path) -> Rows:
         if hasattr(attribute, "load_state_dict"):
             attribute.load_state_dict(value)
         elif isinstance(attribute, torch.Tensor):
+            if (value.dtype, value.shape) != (attribute.dtype, attribute.shape):
+                raise ValueError(f"agent.{name} was saved with another dtype or size")
             attribute.data.copy_(value)
         else:
             setattr(agent, name, value)
@@ -479,22 +481,22 @@ def plot_learning_curve(rows: Rows, path: Path) -> None:
 
     timesteps, returns = ([row[name] for row in rows] for name in ("timestep", "return"))
     means = [fmean(returns[max(0, i - 19) : i + 1]) for i in range(len(returns))]
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.subplots()
+    axes = Figure(figsize=(8, 4.5), layout="constrained").subplots()
     axes.plot(timesteps, returns, color="tab:blue", alpha=0.3)
     axes.plot(timesteps, means, color="tab:blue")
     axes.set(xlabel="environment steps", ylabel="return in training: episodes, and means of 20")
-    figure.savefig(path, dpi=120)
+    axes.figure.savefig(path, dpi=120)
 
 
-def learn(env: gym.Env, agent: Agent, args: Args, rows: Rows, run_dir: Path) -> None:
+def learn(env: gym.Env, agent: Agent, rows: Rows, run_dir: Path) -> None:
     """Train; log each episode, write checkpoints between them, draw the learning curve."""
+    args = agent.args
     if args.track:
         import wandb
     started = time.perf_counter() - (rows[-1]["seconds"] if rows else 0.0)
     saved = time.perf_counter()
     with tqdm(total=args.total_timesteps, initial=agent.timestep, disable=None) as bar:
-        for result in train(env, agent, args):
+        for result in train(env, agent):
             now = time.perf_counter()
             row = {"episode": agent.episode, "timestep": agent.timestep, "seconds": now - started}
             row |= {k: v.item() if hasattr(v, "item") else v for k, v in result.items()}
@@ -505,9 +507,9 @@ def learn(env: gym.Env, agent: Agent, args: Args, rows: Rows, run_dir: Path) -> 
             bar.set_postfix_str(f"return {recent:.1f}", refresh=False)
             bar.update(agent.timestep - bar.n)
             if now - saved >= args.checkpoint_every:
-                save(agent, args, rows, run_dir)
+                save(agent, rows, run_dir)
                 saved = time.perf_counter()
-    save(agent, args, rows, run_dir)
+    save(agent, rows, run_dir)
     if rows:
         plot_learning_curve(rows, run_dir / "learning_curve.png")
 
@@ -520,9 +522,11 @@ def parse_args(argv: Sequence[str] | None = None) -> Args:
         one_of.add_argument(flag, type=Path)
     given, saved = parser.parse_known_args(argv)[0], Args()
     if folder := given.resume or given.play:
-        with usage(f"{folder}: not a run of {SCRIPT}.py", Exception):  # torch raises many kinds
-            checkpoint = torch.load(folder / "checkpoint.pt", "cpu", weights_only=True)
+        with usage_errors(f"{folder}: not a run of {SCRIPT}.py", Exception):  # torch has many kinds
+            checkpoint = torch.load(folder / "checkpoint.pt", weights_only=True, mmap=True)
             saved = TypeAdapter(Args).validate_json(checkpoint["args"])
+    if given.play:
+        saved = replace(saved, capture_video=False)  # it may have been filmed: now it is watched
     return tyro.cli(Args, args=argv, description=__doc__, default=saved)
 
 
@@ -533,21 +537,20 @@ def main(argv: Sequence[str] | None = None) -> tuple[Agent, Path]:
     args = parse_args(argv)
     screen = sys.platform in ("darwin", "win32") or "DISPLAY" in os.environ
     mode = "rgb_array" if args.capture_video else "human" if args.play and screen else None
-    with usage(f"--env-id {args.env_id}", gym.error.Error, ImportError, TypeError, ValueError):
+    with usage_errors(f"--env-id {args.env_id}", gym.error.Error, ModuleNotFoundError):
         env = make_env(args.env_id, mode)
     agent = Agent(env, args)
     name = f"{args.env_id}__{SCRIPT}__{args.seed}__{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
     run_dir = args.resume or args.play or args.run_dir or Path("runs", re.sub(r"[/:]", "-", name))
     if args.resume or args.play:
-        with usage(run_dir / "checkpoint.pt", Exception):
+        with usage_errors(run_dir / "checkpoint.pt", Exception):
             rows = load(agent, run_dir)
     else:
-        with usage(f"--run-dir {run_dir}", OSError):
+        with usage_errors(f"--run-dir {run_dir}", OSError):
             run_dir.mkdir(parents=True)
         rows = []
-        save(agent, args, rows, run_dir)
-    track = args.track and not args.play
-    if track:
+        save(agent, rows, run_dir)
+    if track := args.track and not args.play:
         import wandb
 
         name = "-".join(run_dir.absolute().parts[-2:])  # and its id, for --resume
@@ -556,7 +559,7 @@ def main(argv: Sequence[str] | None = None) -> tuple[Agent, Path]:
         wandb.init(**names, id=name, resume=resume, config=asdict(args))
     try:
         if not args.play:
-            learn(env, agent, args, rows, run_dir)
+            learn(env, agent, rows, run_dir)
         if args.capture_video:
             env = gym.wrappers.RecordVideo(env, f"{run_dir}/videos", episode_trigger=lambda _: True)
         rows = evaluate(agent, env, args.eval_episodes)
@@ -568,12 +571,11 @@ def main(argv: Sequence[str] | None = None) -> tuple[Agent, Path]:
     if not args.play:
         write_csv(rows, run_dir / "evaluation.csv")
     if track:
-        wandb.log({"evaluation": fmean(returns)})
-        for path in run_dir.glob("videos/*.mp4"):
-            wandb.log({path.stem: wandb.Video(str(path))})
+        videos = {path.stem: wandb.Video(str(path)) for path in run_dir.glob("videos/*.mp4")}
+        wandb.log({"evaluation": fmean(returns), **videos})
         wandb.finish()
-    print(f"evaluation: mean return {fmean(returns):.1f} ± {pstdev(returns):.1f} ", end="")
-    print(f"over {len(rows)} episodes; the run is in {run_dir}")
+    score = f"{fmean(returns):.1f} ± {pstdev(returns):.1f}"
+    print(f"evaluation: mean return {score} over {len(rows)} episodes; the run is in {run_dir}")
     return agent, run_dir
 
 

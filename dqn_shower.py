@@ -70,7 +70,7 @@ import sysconfig
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
@@ -103,13 +103,13 @@ class Args:
     resume: Path | None = None  # continue the run in this folder
     play: Path | None = None  # play greedy episodes of the run in this folder
     eval_episodes: PositiveInt = 10  # greedy episodes at the end, or with --play
-    checkpoint_every: NonNegativeFloat = 20.0  # seconds between checkpoints (between episodes)
+    checkpoint_every: NonNegativeFloat = 20.0  # seconds between checkpoints, at ends of episodes
     capture_video: bool = False  # film the greedy episodes
     track: bool = False  # log to Weights & Biases
     wandb_project_name: str = "minimal-rl"  # W&B project
     wandb_entity: str | None = None  # W&B user or team
 
-    device: Literal["cpu", "cuda", "mps"] = "cpu"  # small networks are faster on the CPU
+    device: Literal["cpu", "cuda", "mps"] = "cpu"  # networks run here; give it anew with --resume
     compile: bool = False  # compile the update: needs a C++ compiler, takes 20 s at first
     learning_rate: PositiveFloat = 1e-3  # Adam's learning rate
     learning_rate_final: Fraction = 0.0  # fraction it falls to over the second half of the run
@@ -199,8 +199,8 @@ def make_q_network(*sizes: int) -> nn.Sequential:
 class Agent:
     """The network, its target and optimiser, and the replay memory.
 
-    `episode` and `timestep` count finished episodes and environment steps. A resumed run gets back
-    every attribute, and nothing else.
+    `episode` and `timestep` count finished episodes and environment steps. All attributes are saved
+    and restored; what is kept elsewhere is lost.
     """
 
     def __init__(self, env: gym.Env, args: Args) -> None:
@@ -236,8 +236,9 @@ class Agent:
         return {"loss": loss.detach(), "q": q.detach().mean()}
 
 
-def train(env: gym.Env, agent: Agent, args: Args) -> Iterator[dict[str, float]]:
-    """Algorithm 1, for `args.total_timesteps`; yield a row of the log after each episode."""
+def train(env: gym.Env, agent: Agent) -> Iterator[dict[str, float]]:
+    """Algorithm 1, for `total_timesteps`; yield a row of the log after each episode."""
+    args = agent.args
     update = compiled(agent.update) if args.compile else agent.update
     while agent.timestep < args.total_timesteps:  # for episode = 1, …, M
         rng = seed_episode(env, args.seed, agent.episode)  # all of the episode's randomness
@@ -270,7 +271,7 @@ def train(env: gym.Env, agent: Agent, args: Args) -> Iterator[dict[str, float]]:
 
 
 class ReplayBuffer:
-    """The last `size` transitions, in one array, which takes up memory as it fills."""
+    """The last `size` transitions, in one array; memory is taken only as it fills."""
 
     def __init__(self, size: int, env: gym.Env) -> None:
         s, a = env.observation_space.shape, env.action_space.shape
@@ -328,19 +329,20 @@ class Adam(nn.Module):
         gradients = torch.autograd.grad(loss, self.params)
         with torch.no_grad():
             g = torch.cat([gradient.flatten() for gradient in gradients])
-            m = self.m.lerp_(g, 1 - 0.9) / (1 - self.beta1_t.mul_(0.9))
-            v = self.v.lerp_(g * g, 1 - 0.999) / (1 - self.beta2_t.mul_(0.999))
-            steps = self.learning_rate * m / (v.sqrt() + 1e-8)
+            m_hat = self.m.lerp_(g, 1 - 0.9) / (1 - self.beta1_t.mul_(0.9))
+            v_hat = self.v.lerp_(g * g, 1 - 0.999) / (1 - self.beta2_t.mul_(0.999))
+            steps = self.learning_rate * m_hat / (v_hat.sqrt() + 1e-8)
             for p, step in zip(self.params, steps.split(self.sizes)):
                 p.sub_(step.view_as(p))
 
 
 @torch.no_grad()
 def soft_update(target: nn.Module, network: nn.Module, tau: float) -> None:
-    """θ′ ← τ θ + (1−τ) θ′, for parameters and buffers."""
-    olds, news = ((*net.parameters(), *net.buffers()) for net in (target, network))
-    for old, new in zip(olds, news):
+    """θ′ ← τ θ + (1−τ) θ′; buffers, such as batch normalisation's, are copied."""
+    for old, new in zip(target.parameters(), network.parameters()):
         old.lerp_(new, tau)
+    for old, new in zip(target.buffers(), network.buffers()):
+        old.copy_(new)
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -356,12 +358,12 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def make_env(env_id: str, render_mode: str | None = None) -> gym.Env:
-    """Make an environment; ValueError if its spaces do not fit."""
+    """Make an environment; gym.error.Error if its spaces do not fit."""
     env = gym.make(env_id, **({"render_mode": render_mode} if render_mode else {}))
     s, a = env.observation_space, env.action_space
     flat = isinstance(s, gym.spaces.Box) and len(s.shape) == 1
     if not (flat and isinstance(a, gym.spaces.Discrete) and a.start == 0):
-        raise ValueError(f"needs a Box (S,) and Discrete(A), has {s} and {a}")
+        raise gym.error.Error(f"needs a Box (S,) and Discrete(A), has {s} and {a}")
     if env.spec.id == "Shower-v0":  # the preprocessing φ
         degrees = gym.spaces.Box(-38, 62, (1,))
         env = gym.wrappers.TransformObservation(env, lambda temperature: temperature - 38, degrees)
@@ -386,16 +388,14 @@ def plot_temperatures(agent: Agent, run_dir: Path) -> None:
     figure.savefig(run_dir / "temperatures.png", dpi=120)
 
 
-# ------------------------------------------------------------------------------------------------
-# The harness, the same in every script: it runs `train`, and saves and shows the results.
-# ------------------------------------------------------------------------------------------------
+# --- The harness, the same in every script: it runs `train`, saves and shows the results --------
 
 SCRIPT = Path(__file__).stem
 Rows = list[dict[str, Any]]
 
 
 @contextlib.contextmanager
-def usage(given: Any, *errors: type[Exception]) -> Iterator[None]:
+def usage_errors(given: Any, *errors: type[Exception]) -> Iterator[None]:
     """Turn errors into one message that names what was given, and exit code 2."""
     try:
         yield
@@ -405,7 +405,7 @@ def usage(given: Any, *errors: type[Exception]) -> Iterator[None]:
 
 
 def seed_episode(env: gym.Env, *seed: int) -> np.random.Generator:
-    """Return an episode's generator, and seed every other that the episode may draw from."""
+    """Return an episode's generator; the global ones and the action space's are seeded with it."""
     rng = np.random.default_rng(seed)
     number = int(rng.integers(2**32))
     for seed_global in (torch.manual_seed, np.random.seed, random.seed, env.action_space.seed):
@@ -443,7 +443,7 @@ def state_of(agent: Agent) -> dict[str, Any]:
     return state
 
 
-def save(agent: Agent, args: Args, rows: Rows, run_dir: Path) -> None:
+def save(agent: Agent, rows: Rows, run_dir: Path) -> None:
     """Write checkpoint.pt, whole or not at all, and args.json and episodes.csv, for people;
     FloatingPointError, and nothing written, if a tensor of the agent has a NaN."""
     state = state_of(agent)
@@ -452,10 +452,9 @@ def save(agent: Agent, args: Args, rows: Rows, run_dir: Path) -> None:
         if any(tensor.is_floating_point() and tensor.isnan().any() for tensor in tensors):
             raise FloatingPointError(f"agent.{name} is NaN; {run_dir} has the last good checkpoint")
     not_saved = {"run_dir", "resume", "play", "device"}
-    text = TypeAdapter(Args).dump_json(args, indent=2, exclude=not_saved).decode()
-    checkpoint = {"args": text, "agent": state, "rows": json.dumps(rows)}
+    text = TypeAdapter(Args).dump_json(agent.args, indent=2, exclude=not_saved).decode()
     temporary = run_dir / "checkpoint.tmp"
-    torch.save(checkpoint, temporary)
+    torch.save({"args": text, "agent": state, "rows": json.dumps(rows)}, temporary)
     torch.load(temporary, weights_only=True, mmap=True)  # what could not be loaded fails now
     os.replace(temporary, run_dir / "checkpoint.pt")
     (run_dir / "args.json").write_text(text)
@@ -463,7 +462,7 @@ def save(agent: Agent, args: Args, rows: Rows, run_dir: Path) -> None:
 
 
 def load(agent: Agent, run_dir: Path) -> Rows:
-    """Restore what `save` wrote; return the rows. A stranger's checkpoint can run no code."""
+    """Restore what `save` wrote; return the rows. With weights_only a checkpoint runs no code."""
     checkpoint = torch.load(run_dir / "checkpoint.pt", map_location="cpu", weights_only=True)
     if different := checkpoint["agent"].keys() ^ state_of(agent).keys():
         raise ValueError(f"of another version of {SCRIPT}.py: it differs in {different}")
@@ -472,6 +471,8 @@ def load(agent: Agent, run_dir: Path) -> Rows:
         if hasattr(attribute, "load_state_dict"):
             attribute.load_state_dict(value)
         elif isinstance(attribute, torch.Tensor):
+            if (value.dtype, value.shape) != (attribute.dtype, attribute.shape):
+                raise ValueError(f"agent.{name} was saved with another dtype or size")
             attribute.data.copy_(value)
         else:
             setattr(agent, name, value)
@@ -492,22 +493,22 @@ def plot_learning_curve(rows: Rows, path: Path) -> None:
 
     timesteps, returns = ([row[name] for row in rows] for name in ("timestep", "return"))
     means = [fmean(returns[max(0, i - 19) : i + 1]) for i in range(len(returns))]
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.subplots()
+    axes = Figure(figsize=(8, 4.5), layout="constrained").subplots()
     axes.plot(timesteps, returns, color="tab:blue", alpha=0.3)
     axes.plot(timesteps, means, color="tab:blue")
     axes.set(xlabel="environment steps", ylabel="return in training: episodes, and means of 20")
-    figure.savefig(path, dpi=120)
+    axes.figure.savefig(path, dpi=120)
 
 
-def learn(env: gym.Env, agent: Agent, args: Args, rows: Rows, run_dir: Path) -> None:
+def learn(env: gym.Env, agent: Agent, rows: Rows, run_dir: Path) -> None:
     """Train; log each episode, write checkpoints between them, draw the learning curve."""
+    args = agent.args
     if args.track:
         import wandb
     started = time.perf_counter() - (rows[-1]["seconds"] if rows else 0.0)
     saved = time.perf_counter()
     with tqdm(total=args.total_timesteps, initial=agent.timestep, disable=None) as bar:
-        for result in train(env, agent, args):
+        for result in train(env, agent):
             now = time.perf_counter()
             row = {"episode": agent.episode, "timestep": agent.timestep, "seconds": now - started}
             row |= {k: v.item() if hasattr(v, "item") else v for k, v in result.items()}
@@ -518,9 +519,9 @@ def learn(env: gym.Env, agent: Agent, args: Args, rows: Rows, run_dir: Path) -> 
             bar.set_postfix_str(f"return {recent:.1f}", refresh=False)
             bar.update(agent.timestep - bar.n)
             if now - saved >= args.checkpoint_every:
-                save(agent, args, rows, run_dir)
+                save(agent, rows, run_dir)
                 saved = time.perf_counter()
-    save(agent, args, rows, run_dir)
+    save(agent, rows, run_dir)
     if rows:
         plot_learning_curve(rows, run_dir / "learning_curve.png")
 
@@ -533,9 +534,11 @@ def parse_args(argv: Sequence[str] | None = None) -> Args:
         one_of.add_argument(flag, type=Path)
     given, saved = parser.parse_known_args(argv)[0], Args()
     if folder := given.resume or given.play:
-        with usage(f"{folder}: not a run of {SCRIPT}.py", Exception):  # torch raises many kinds
-            checkpoint = torch.load(folder / "checkpoint.pt", "cpu", weights_only=True)
+        with usage_errors(f"{folder}: not a run of {SCRIPT}.py", Exception):  # torch has many kinds
+            checkpoint = torch.load(folder / "checkpoint.pt", weights_only=True, mmap=True)
             saved = TypeAdapter(Args).validate_json(checkpoint["args"])
+    if given.play:
+        saved = replace(saved, capture_video=False)  # it may have been filmed: now it is watched
     return tyro.cli(Args, args=argv, description=__doc__, default=saved)
 
 
@@ -546,21 +549,20 @@ def main(argv: Sequence[str] | None = None) -> tuple[Agent, Path]:
     args = parse_args(argv)
     screen = sys.platform in ("darwin", "win32") or "DISPLAY" in os.environ
     mode = "rgb_array" if args.capture_video else "human" if args.play and screen else None
-    with usage(f"--env-id {args.env_id}", gym.error.Error, ImportError, TypeError, ValueError):
+    with usage_errors(f"--env-id {args.env_id}", gym.error.Error, ModuleNotFoundError):
         env = make_env(args.env_id, mode)
     agent = Agent(env, args)
     name = f"{args.env_id}__{SCRIPT}__{args.seed}__{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
     run_dir = args.resume or args.play or args.run_dir or Path("runs", re.sub(r"[/:]", "-", name))
     if args.resume or args.play:
-        with usage(run_dir / "checkpoint.pt", Exception):
+        with usage_errors(run_dir / "checkpoint.pt", Exception):
             rows = load(agent, run_dir)
     else:
-        with usage(f"--run-dir {run_dir}", OSError):
+        with usage_errors(f"--run-dir {run_dir}", OSError):
             run_dir.mkdir(parents=True)
         rows = []
-        save(agent, args, rows, run_dir)
-    track = args.track and not args.play
-    if track:
+        save(agent, rows, run_dir)
+    if track := args.track and not args.play:
         import wandb
 
         name = "-".join(run_dir.absolute().parts[-2:])  # and its id, for --resume
@@ -569,7 +571,7 @@ def main(argv: Sequence[str] | None = None) -> tuple[Agent, Path]:
         wandb.init(**names, id=name, resume=resume, config=asdict(args))
     try:
         if not args.play:
-            learn(env, agent, args, rows, run_dir)
+            learn(env, agent, rows, run_dir)
         if args.capture_video:
             env = gym.wrappers.RecordVideo(env, f"{run_dir}/videos", episode_trigger=lambda _: True)
         rows = evaluate(agent, env, args.eval_episodes)
@@ -581,12 +583,11 @@ def main(argv: Sequence[str] | None = None) -> tuple[Agent, Path]:
     if not args.play:
         write_csv(rows, run_dir / "evaluation.csv")
     if track:
-        wandb.log({"evaluation": fmean(returns)})
-        for path in run_dir.glob("videos/*.mp4"):
-            wandb.log({path.stem: wandb.Video(str(path))})
+        videos = {path.stem: wandb.Video(str(path)) for path in run_dir.glob("videos/*.mp4")}
+        wandb.log({"evaluation": fmean(returns), **videos})
         wandb.finish()
-    print(f"evaluation: mean return {fmean(returns):.1f} ± {pstdev(returns):.1f} ", end="")
-    print(f"over {len(rows)} episodes; the run is in {run_dir}")
+    score = f"{fmean(returns):.1f} ± {pstdev(returns):.1f}"
+    print(f"evaluation: mean return {score} over {len(rows)} episodes; the run is in {run_dir}")
     return agent, run_dir
 
 

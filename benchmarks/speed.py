@@ -83,7 +83,7 @@ def run_ours(script: str, *flags: str) -> Found:
         sample = agent.buffer.sample  # once an update
         agent.buffer.sample = lambda *given: updates.append(1) or sample(*given)
     marks = [(time.perf_counter(), 0)]
-    for _ in module.train(env, agent, args):
+    for _ in module.train(env, agent):
         marks.append((time.perf_counter(), agent.timestep))
     who = resource.RUSAGE_CHILDREN if script == "a3c_cartpole" else resource.RUSAGE_SELF
     found = speeds(marks, args.total_timesteps, who)

@@ -81,6 +81,7 @@ for error in (RuntimeError("the environment broke"), SystemExit(0)):
         reward=functools.partial(raise_after, 500, error),
         action=Discrete(2),
     )
+gym.register("Broken-v0", "tests.environments:Counter", kwargs={"low": None})
 _register("NanReward", 30, reward=lambda step: np.nan if step == 20 else 1.0)
 _register("NanObservation", 30, nan_at=20)
 _register("NanObservationDiscrete", 30, nan_at=20, action=Discrete(2))

@@ -190,9 +190,11 @@ def test_rewards_are_divided_by_the_deviation_of_their_discounted_sums():
         assert R[-1] == pytest.approx(rewards[last] / np.std(sums[:end]), rel=1e-5)
 
 
-def test_constant_sums_do_not_divide_by_zero():
-    agent = make_agent()
-    assert agent.deviation([0.1, 0.1], LOCK) == 1.0
+@pytest.mark.parametrize(
+    ("sums", "deviation"), [([0.0, 0.0], 1.0), ([0.1, 0.1], 1.0), ([1e-6, 3e-6], 1e-6)]
+)
+def test_deviations_of_equal_and_of_tiny_sums(sums, deviation):
+    assert make_agent().deviation(sums, LOCK) == pytest.approx(deviation)
 
 
 def test_each_rollout_begins_with_the_shared_parameters():
@@ -332,6 +334,11 @@ def workers(pid):
     ]
 
 
+def ignores_ctrl_c(pid):
+    mask = re.search(r"SigIgn:\s*(\w+)", Path(f"/proc/{pid}/status").read_text())[1]
+    return int(mask, 16) >> (signal.SIGINT - 1) & 1
+
+
 def gone(pids, seconds=10):
     """Whether processes end within some seconds."""
     deadline = time.monotonic() + seconds
@@ -362,11 +369,12 @@ on_linux = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="read
 @on_linux
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_stop_leaves_a_checkpoint_and_no_process(number):
-    """Ctrl-C reaches every process of the group. The workers are in an episode without an end."""
+    """Ctrl-C reaches every process of the group, which workers ignore from their start on. Here
+    they are in an episode without an end."""
     process = start_and_wait("--env-id", "tests.environments:EndsOnce-v0", rows=1)
     pids, both = children(process.pid), workers(process.pid)
     memory = shared_memory([process.pid, *pids])
-    assert len(both) == 2 and memory
+    assert len(both) == 2 and memory and all(map(ignores_ctrl_c, both))
     for pid in (*(both if number == signal.SIGINT else ()), process.pid):
         os.kill(pid, number)
     _, err = process.communicate(timeout=20)
@@ -423,7 +431,7 @@ def test_an_open_generator_does_not_keep_a_process_from_ending(tmp_path):
         "if __name__ == '__main__':\n"
         "    args = a3c.Args(num_workers=1)\n"
         "    agent = a3c.Agent(a3c.make_env(args.env_id), args)\n"
-        "    episodes = a3c.train(None, agent, args)\n"
+        "    episodes = a3c.train(None, agent)\n"
         "    print(next(episodes)['length'] > 0)\n"
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
@@ -435,7 +443,8 @@ def test_an_open_generator_does_not_keep_a_process_from_ending(tmp_path):
 @on_linux
 def test_more_workers_take_up_a_run_and_closing_the_generator_ends_them():
     agent = make_agent(total_timesteps=10**7)  # of one worker
-    episodes = a3c.train(None, agent, dataclasses.replace(agent.args, num_workers=2))
+    agent.args = dataclasses.replace(agent.args, num_workers=2)
+    episodes = a3c.train(None, agent)
     rows = [next(episodes)]
     while len(agent.episodes) < 2 or min(agent.episodes) < 2:
         rows.append(next(episodes))

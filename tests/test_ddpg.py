@@ -100,6 +100,16 @@ def test_adam_against_torch():
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
+def test_targets_follow_the_parameters_and_copy_the_buffers():
+    target, network = torch.nn.BatchNorm1d(3), torch.nn.BatchNorm1d(3)
+    network.weight.data.fill_(5.0)
+    network(torch.randn(8, 3))
+    ddpg.soft_update(target, network, 0.25)
+    assert target.weight.tolist() == [2.0] * 3
+    for copied, original in zip(target.buffers(), network.buffers(), strict=True):
+        assert torch.equal(copied, original)
+
+
 # --- What the training loop does: it plays an environment that keeps the actions it is given
 
 
@@ -110,7 +120,7 @@ def actions_of(episodes=1, steps=400, **flags):
     args = ddpg.Args(total_timesteps=total, learning_starts=total, compile=False, **flags)
     agent, found = ddpg.Agent(env, args), []
     agent.act = lambda observation: np.zeros(1)
-    for _ in ddpg.train(env, agent, args):
+    for _ in ddpg.train(env, agent):
         found.append(np.ravel(env.unwrapped.actions))
     return np.array(found)
 
@@ -142,19 +152,18 @@ def test_noise_shrinks_over_the_run():
     assert np.median(abs(share - expected)) < 0.03
 
 
-def test_learning_rates_fall_over_the_second_half():
+def test_learning_rates_fall_over_the_second_half_and_means_are_logged():
     args = ddpg.Args(total_timesteps=70, learning_starts=1, compile=False, hidden_sizes=(4, 4))
     env = ddpg.make_env("tests.environments:Truncates-v0")
     agent, seen = ddpg.Agent(env, args), []
-    update = agent.update
 
     def spy(batch):
         optimizers = agent.actor_optimizer, agent.critic_optimizer
         seen.append([float(o.learning_rate) for o in optimizers])
-        return update(batch)
+        return {"x": agent.timestep}
 
     agent.update = spy
-    assert len(list(ddpg.train(env, agent, args))) == 10
+    assert [row["x"] for row in ddpg.train(env, agent)] == list(range(4, 70, 7))  # means of 7
     share = np.interp(np.arange(70), [35, 70], [1, 0])
     np.testing.assert_allclose(seen, np.outer(share, [1e-4, 1e-3]), rtol=1e-5)
 
@@ -166,7 +175,7 @@ def test_the_buffer_holds_what_happened(name):
     env = gym.wrappers.TransformAction(env, np.float32, env.action_space)
     args = ddpg.Args(total_timesteps=70, learning_starts=70, compile=False, hidden_sizes=(4, 4))
     agent = ddpg.Agent(env, args)
-    rows = list(ddpg.train(env, agent, args))
+    rows = list(ddpg.train(env, agent))
     assert [(row["return"], row["length"]) for row in rows] == [(7.0, 7)] * 10
     data = agent.buffer.data[:70]
     terminated = np.arange(70) % 7 == 6 if name == "Terminates" else np.zeros(70)

@@ -190,16 +190,22 @@ def test_the_target_is_reset_every_so_many_steps():
     agent = make_agent(target_network_frequency=4, total_timesteps=30, learning_starts=10)
     seen = []
     agent.update = lambda batch, update_target: seen.append((agent.timestep, update_target)) or {}
-    list(dqn.train(dqn.make_env("CartPole-v1"), agent, agent.args))
+    list(dqn.train(dqn.make_env("CartPole-v1"), agent))
     assert seen == [(t, t % 4 == 0) for t in range(10, 31)]
 
 
-def test_learning_rate_falls_over_the_second_half():
-    agent = make_agent(total_timesteps=100, learning_rate_final=0.2)
-    seen = []
-    agent.update = lambda *_: seen.append(agent.optimizer.learning_rate.item()) or {}
-    list(dqn.train(dqn.make_env("CartPole-v1"), agent, agent.args))
-    expected = 1e-3 * np.interp(np.arange(9, 100), [50, 100], [1, 0.2])
+def test_learning_rate_falls_over_the_second_half_and_means_are_logged():
+    env_id, seen = "tests.environments:TruncatesDiscrete-v0", []
+    agent = make_agent(env_id, total_timesteps=70, learning_rate_final=0.2, learning_starts=1)
+
+    def spy(*_):
+        seen.append(agent.optimizer.learning_rate.item())
+        return {"x": agent.timestep}
+
+    agent.update = spy
+    rows = list(dqn.train(dqn.make_env(env_id), agent))
+    assert [row["x"] for row in rows] == list(range(4, 70, 7))  # means of 7
+    expected = 1e-3 * np.interp(np.arange(70), [35, 70], [1, 0.2])
     np.testing.assert_allclose(seen, expected, rtol=1e-5)
 
 
@@ -210,7 +216,7 @@ def test_actions_are_epsilon_greedy():
     env, greedy = dqn.make_env("CartPole-v1"), []
     act = agent.act
     agent.act = lambda observation: greedy.append(agent.timestep) or act(observation)
-    list(dqn.train(env, agent, agent.args))
+    list(dqn.train(env, agent))
     chosen = np.bincount(greedy, minlength=10_000).reshape(20, 500).mean(1)
     epsilon = np.interp(np.arange(250, 10_000, 500), [0, 2000], [1.0, 0.1])
     np.testing.assert_allclose(chosen, 1 - epsilon, atol=0.07)
@@ -218,17 +224,18 @@ def test_actions_are_epsilon_greedy():
 
 
 def test_greedy_actions_have_the_highest_value():
-    agent = make_agent("Acrobot-v1")
-    for observation in np.random.default_rng(0).normal(size=(20, 6)):
-        q = forward(layers(agent.q_network), observation)[0]
-        assert agent.act(observation) == q.argmax()
+    agent = make_agent("Acrobot-v1", hidden_sizes=(64, 64))
+    observations = np.random.default_rng(0).normal(size=(20, 6), scale=5)
+    best = forward(layers(agent.q_network), observations)[0].argmax(1)
+    assert len(set(best)) > 1
+    assert [agent.act(observation) for observation in observations] == best.tolist()
 
 
 @pytest.mark.parametrize("name", ["TerminatesDiscrete", "TruncatesDiscrete"])
 def test_train_stores_what_happened(name):
     env = gym.make(f"tests.environments:{name}-v0")
     agent = dqn.Agent(env, dqn.Args(total_timesteps=70, learning_starts=70, batch_size=8))
-    rows = list(dqn.train(env, agent, agent.args))
+    rows = list(dqn.train(env, agent))
     assert [(row["return"], row["length"]) for row in rows] == [(7.0, 7)] * 10
     data = agent.buffer.data[:70]
     assert set(data["action"]) == {0, 1, 2}

@@ -69,6 +69,10 @@ FORKS = {  # what takes the place of what
         "**means}": '**means, "best": agent.best, **({"late": 1.0} if agent.episode > 1 else {})}',
     },
     "deque": {INIT: INIT + "        self.recent = __import__('collections').deque(maxlen=9)\n"},
+    "another dtype": {
+        INIT: INIT + "        self.best = torch.tensor(0)\n",
+        ADD: ADD + "            agent.best = torch.tensor(0.5)\n",
+    },
     "turns": {
         INIT: INIT + "        self.recent = []\n",
         "agent.episode += 1": "agent.episode += 1\n            if agent.episode > 3:"
@@ -175,6 +179,20 @@ def test_stopped_and_resumed_is_as_never_stopped(fork, tmp_path, monkeypatch):
         assert float(state["log_alpha"]) < -0.5
     if fork.__name__ == "fork_optim":
         assert state["critic_optimizer"]["state"][0]["step"] == 401
+
+
+@pytest.mark.parametrize("fork", ["attributes"], indirect=True)
+def test_a_run_of_before_the_fork_is_not_resumed(fork, capsys):
+    assert run_here("ddpg_continuous", *FLAGS, "--no-compile", "--run-dir", "run") == 0
+    assert run_here(fork, "--resume", "run") == 2
+    assert "checkpoint.pt: of another version" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("fork", ["another dtype"], indirect=True)
+def test_a_tensor_is_never_cast(fork, capsys):
+    assert run_here(fork, *FLAGS, "--no-compile", "--run-dir", "run") == 0
+    assert run_here(fork, "--resume", "run") == 2
+    assert "agent.best was saved with another dtype" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,7 @@ def test_same_name_same_bytes():
 
 def test_same_harness_and_common_arguments():
     sources = [(ROOT / f"{script}.py").read_text() for script in SCRIPTS]
-    assert len({re.search(r"\n# The harness.*\nif __name__", s, re.S)[0] for s in sources}) == 1
+    assert len({re.search(r"\n# --- The harness.*\nif __name__", s, re.S)[0] for s in sources}) == 1
     columns = [re.findall(r"^    (\w+: [^=]+)=", definitions(s)["Args"], re.M) for s in SCRIPTS]
     assert len({tuple(column[:12]) for column in columns}) == 1
 
@@ -167,7 +167,8 @@ def test_play_and_videos(script, run, tmp_path, capsys, monkeypatch):
 
 
 def test_play_opens_a_window_where_there_is_a_screen(monkeypatch):
-    assert run_here(FASTEST, *RUN) == 0
+    """Also if the run was filmed."""
+    assert run_here(FASTEST, *RUN, "--eval-episodes", 1, "--capture-video") == 0
     monkeypatch.setenv("DISPLAY", ":0")
     modes, make = [], gym.make
     monkeypatch.setattr(gym, "make", lambda id, **k: modes.append(k.get("render_mode")) or make(id))
@@ -362,7 +363,6 @@ WRONG = {
         ("--play nowhere", "nowhere"),
         ("--resume runs --play other", "--play.*not allowed with.*--resume"),
         ("--resume runs --run-dir other", "--run-dir.*not allowed with.*--resume"),
-        ("--capture-video --env-id tests.environments:Truncates-v0", "render_mode|rgb_array|Box"),
     ],
     "ddpg_continuous": [
         ("actor_learning_rate critic_learning_rate noise_sigma", "-1 nan inf"),
@@ -424,6 +424,15 @@ def test_wrong_use(script, capsys):
     assert len(uses) >= 14
     for flags, named in uses:
         check_usage_error(script, ["--total-timesteps", "20000", *flags.split()], named, capsys)
+
+
+@pytest.mark.parametrize("flags", [["Broken-v0"], ["Truncates-v0", "--capture-video"]])
+def test_an_error_of_an_environment_is_shown_with_its_traceback(flags):
+    """It is raised as it is; the second environment has no render_mode."""
+    before = everything()
+    with pytest.raises((TypeError, ValueError), match="low.shape|render_mode"):
+        run_here(FASTEST, "--env-id", "tests.environments:" + flags[0], *flags[1:])
+    assert everything() == before
 
 
 @pytest.mark.parametrize("script", ["ddpg_continuous", "dqn_shower"])
