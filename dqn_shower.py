@@ -34,14 +34,14 @@ Symbol → name in the code
     Q, Q̂, D     → q_network, target_network, buffer
     C           → args.target_network_frequency
 
-Deviations from the paper, with the flags that undo them
+Deviations from the paper, with the flags that undo most of them
     Observations are vectors, with no frames to stack. The preprocessing φ counts the shower's
         temperature from 38 °C: in raw degrees, 35 and 41 look much the same to a network.
     The error is not clipped: --huber. With it, at commit 7094666, only one seed in five learned
         CartPole: terminal transitions are rare, have errors of up to 100, and then weigh no more
         than others.
     Rewards are not clipped. A time limit is not terminal.
-    Q̂ follows softly, at every step θ⁻ ← τ θ + (1−τ) θ⁻: --tau 1 --target-network-frequency 10000
+    Q̂ moves softly, at every step θ⁻ ← τ θ + (1−τ) θ⁻: --tau 1 --target-network-frequency 10000
     Adam, at 1e-3, not RMSProp. Its rate falls to 0 over the second half: --learning-rate-final 1
     Two layers of 64 units, an update at every step, and sizes for tasks that take minutes:
         --batch-size 32 --buffer-size 1000000 --learning-starts 50000
@@ -136,7 +136,7 @@ class ShowerEnv(gym.Env):
 
     Observation: the temperature, Box(0, 100, (1,)). At reset it is 35, 36, …, or 41 °C.
     Action: 0, 1, 2 turn the tap by −1, 0, +1 degree. The reward is +1 if the temperature is then
-    comfortable, else −1; after that it drifts by −1, 0 or +1, equally likely. An action a second;
+    comfortable, else −1; after that it drifts by −1, 0 or +1, equally likely. One action a second;
     as `Shower-v0`, an episode is truncated after 60. An optimal agent expects 414/7 = 59.14.
     """
 

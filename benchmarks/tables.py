@@ -96,14 +96,13 @@ def speeds() -> pd.DataFrame:
 
 
 def speed() -> pd.DataFrame:
-    """Steps a second, and memory, of DDPG, DQN and A3C, an implementation a column."""
+    """Steps a second of DDPG, DQN and A3C, an implementation a column."""
     table = speeds()
     table = table[table["case"].str.match("DDPG.*batch|DQN.*batch|A3C")]
-    table = table.assign(cell=table["steps/s"] + " (" + table["memory, MB"] + ")")
     columns = ["compiled", "not compiled", "SB3", "CleanRL", "RLtools"]
-    wide = table.pivot(index="case", columns="implementation", values="cell").fillna("")
+    wide = table.pivot(index="case", columns="implementation", values="steps/s").fillna("")
     wide = wide.loc[table["case"].unique(), [name for name in columns if name in wide]]
-    return wide.rename_axis("steps/s (memory, MB)").reset_index()
+    return wide.rename_axis("steps/s").reset_index()
 
 
 def algorithm() -> pd.DataFrame:
