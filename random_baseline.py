@@ -232,7 +232,7 @@ def learn(env: gym.Env, agent: Agent, rows: Rows, run_dir: Path) -> None:
     if args.track:
         import wandb
     started = time.perf_counter() - (rows[-1]["seconds"] if rows else 0.0)
-    saved = time.perf_counter()
+    last_save = time.perf_counter()
     with tqdm(total=args.total_timesteps, initial=agent.timestep, disable=None) as bar:
         for result in train(env, agent):
             now = time.perf_counter()
@@ -244,9 +244,9 @@ def learn(env: gym.Env, agent: Agent, rows: Rows, run_dir: Path) -> None:
             recent = fmean(row["return"] for row in rows[-20:])
             bar.set_postfix_str(f"return {recent:.1f}", refresh=False)
             bar.update(agent.timestep - bar.n)
-            if now - saved >= args.checkpoint_every:
+            if now - last_save >= args.checkpoint_every:
                 save(agent, rows, run_dir)
-                saved = time.perf_counter()
+                last_save = time.perf_counter()
     save(agent, rows, run_dir)
     if rows:
         plot_learning_curve(rows, run_dir / "learning_curve.png")
@@ -291,10 +291,10 @@ def main(argv: Sequence[str] | None = None) -> tuple[Agent, Path]:
     if track := args.track and not args.play:
         import wandb
 
-        name = "-".join(run_dir.absolute().parts[-2:])  # and its id, for --resume
-        names = {"project": args.wandb_project_name, "entity": args.wandb_entity, "name": name}
+        run_id = "-".join(run_dir.absolute().parts[-2:])  # the same with --resume
+        where = {"project": args.wandb_project_name, "entity": args.wandb_entity}
         resume = "allow" if args.resume else "never"
-        wandb.init(**names, id=name, resume=resume, config=asdict(args))
+        wandb.init(**where, name=run_id, id=run_id, resume=resume, config=asdict(args))
     try:
         if not args.play:
             learn(env, agent, rows, run_dir)
