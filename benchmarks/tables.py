@@ -136,6 +136,7 @@ TABLES = {  # name: what returns it, and the columns shown
         partial(learned, "tutorials"),
         f"label; environment; flags; seeds; greedy return; training, episodes 61–100; {REFERENCE}",
     ),
+    "cheetah": (partial(learned, "cheetah"), f"label; flags; seeds; {SCORE}; lowest seed"),
     "forks": (partial(learned, "forks"), f"script; environment; steps; {SCORE}; {REFERENCE}"),
     "ablations": (
         partial(results, "ablations"),

@@ -449,6 +449,7 @@ def test_more_workers_take_up_a_run_and_closing_the_generator_ends_them():
     while len(agent.episodes) < 2 or min(agent.episodes) < 2:
         rows.append(next(episodes))
     assert len(rows) == agent.episode and sum(row["length"] for row in rows) <= agent.timestep
+    assert agent.recent_returns == [row["return"] for row in rows[-100:]]  # it keeps the best
     pids = workers(os.getpid())
     assert len(pids) == 2
     episodes.close()

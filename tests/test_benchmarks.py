@@ -23,7 +23,10 @@ from benchmarks import runner, tables  # noqa: E402
 from benchmarks.runner import RESULTS, Experiment, read_experiments, read_rows, run_all, run_seed  # noqa: E402
 
 PAGES = [page.read_text() for page in tables.PAGES]
-GROUPS = {"learning": ("learning", "tutorials", "random", "forks"), "ablations": ("ablations",)}
+GROUPS = {
+    "learning": ("learning", "tutorials", "random", "cheetah", "forks"),
+    "ablations": ("ablations",),
+}
 
 
 # --- What was measured, and what the pages say
