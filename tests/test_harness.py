@@ -282,7 +282,7 @@ def test_killed_and_resumed_is_as_never_stopped(script):
 )
 def test_killed_and_resumed_elsewhere(script, flags):
     """Compiled, on Box2D, on MuJoCo; three times."""
-    flags = ["--total-timesteps", 1600, *flags.split()]
+    flags = ["--total-timesteps", 2400, *flags.split()]
     check_killed_and_resumed(script, *flags, kills=(1, 4, 8))
 
 
