@@ -376,7 +376,8 @@ def make_env(env_id: str, render_mode: str | None = None) -> gym.Env:
     return env
 
 
-# --- The harness, the same in every script: it runs `train`, saves and shows the results --------
+# ------------------------------------------------------------------------------------------------
+# The harness, the same in every script: it runs `train`, and saves and shows the results.
 
 SCRIPT = Path(__file__).stem
 Rows = list[dict[str, Any]]

@@ -365,7 +365,8 @@ def make_env(env_id: str, render_mode: str | None = None) -> gym.Env:
     return gym.wrappers.TransformAction(env, rescale, gym.spaces.Box(-1, 1, a.shape))
 
 
-# --- The harness, the same in every script: it runs `train`, saves and shows the results --------
+# ------------------------------------------------------------------------------------------------
+# The harness, the same in every script: it runs `train`, and saves and shows the results.
 
 SCRIPT = Path(__file__).stem
 Rows = list[dict[str, Any]]

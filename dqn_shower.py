@@ -388,7 +388,8 @@ def plot_temperatures(agent: Agent, run_dir: Path) -> None:
     figure.savefig(run_dir / "temperatures.png", dpi=120)
 
 
-# --- The harness, the same in every script: it runs `train`, saves and shows the results --------
+# ------------------------------------------------------------------------------------------------
+# The harness, the same in every script: it runs `train`, and saves and shows the results.
 
 SCRIPT = Path(__file__).stem
 Rows = list[dict[str, Any]]

@@ -70,7 +70,7 @@ def overview() -> pd.DataFrame:
     """A script a row, on the environment that it is named for."""
     table = pd.read_csv(ROOT / "benchmarks" / "overview.csv", index_col="experiment")
     texts = [(ROOT / file).read_text() for file in table["file"]]
-    own = [text.split("# --- The harness")[0].count("\n") for text in texts]
+    own = [text.split("# The harness")[0].count("\n") for text in texts]
     table["lines + harness"] = [f"{n} + {text.count(chr(10)) - n}" for n, text in zip(own, texts)]
     table["file"] = table["file"].map("[`{0}`]({0})".format)
     return table.join(learned("learning", "random"))
