@@ -279,7 +279,7 @@ class ReplayBuffer:
 
     def sample(self, batch_size: int, rng: np.random.Generator, device: str) -> dict[str, Tensor]:
         """Draw uniformly, with replacement; return tensors [B, …] by the names of their fields."""
-        batch = self.data[rng.integers(len(self), size=batch_size)]
+        batch = self.data.take(rng.integers(len(self), size=batch_size))
         return {name: torch.from_numpy(batch[name]).to(device) for name in batch.dtype.names}
 
     def state_dict(self) -> dict[str, Any]:
