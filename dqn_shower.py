@@ -192,8 +192,9 @@ if "Shower-v0" not in gym.registry:  # --env-id dqn_shower:Shower-v0 imports thi
 
 def make_q_network(*sizes: int) -> nn.Sequential:
     """Return linear layers with ReLU between them: Q(s,·;θ), […, S] → […, A]."""
-    layers = [layer for n, m in pairwise(sizes) for layer in (nn.Linear(n, m), nn.ReLU())]
-    return nn.Sequential(*layers[:-1])
+    *hidden, last = [nn.Linear(n, m) for n, m in pairwise(sizes)]
+    layers = [layer for linear in hidden for layer in (linear, nn.ReLU())]
+    return nn.Sequential(*layers, last)
 
 
 class Agent:
@@ -298,13 +299,12 @@ class ReplayBuffer:
         return {name: torch.from_numpy(batch[name]).to(device) for name in batch.dtype.names}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that is saved: the transitions, as bytes, and how many there have been."""
-        data = self.data[: len(self)].view(np.uint8)
-        return {"data": torch.from_numpy(data), "count": self.count}
+        """Return all attributes, the transitions as bytes."""
+        return vars(self) | {"data": torch.from_numpy(self.data[: len(self)].view(np.uint8))}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
-        self.count = state["count"]
+        vars(self).update(state | {"data": self.data})
         self.data[: len(self)] = state["data"].numpy().view(self.data.dtype)
 
 
@@ -353,6 +353,7 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
         print("slower, as with --no-compile: no C++ compiler, or no Python.h", file=sys.stderr)
         return function
     torch._dynamo.config.trace_autograd_ops = True  # torch.autograd.grad within the graph
+    torch._dynamo.config.specialize_float = True  # else a float that changes may stay as it was
     options = {"cpp_wrapper": True, "size_asserts": False}  # less overhead per call
     return torch.compile(function, fullgraph=True, options=options)
 
@@ -431,16 +432,20 @@ def evaluate(agent: Agent, env: gym.Env, episodes: int) -> Rows:
 
 
 def state_of(agent: Agent) -> dict[str, Any]:
-    """Return every attribute of the agent except functions and its arguments."""
+    """Return all attributes of the agent but functions and its arguments; TypeError if it has what
+    cannot be saved or, as a learned tensor in a list, would be restored as a copy."""
     state = {}
     for name, value in vars(agent).items():
-        learned = any(getattr(leaf, "requires_grad", False) for leaf in tree_leaves(value))
+        if inspect.isroutine(value) or isinstance(value, Args):
+            continue
         if hasattr(value, "state_dict"):  # networks, buffer, optimisers
-            state[name] = value.state_dict()
-        elif learned and not torch.is_tensor(value):
-            raise TypeError(f"agent.{name}: use an nn.ParameterList or an nn.ParameterDict")
-        elif not (inspect.isroutine(value) or isinstance(value, Args)):
-            state[name] = value.item() if isinstance(value, np.generic) else value
+            value = value.state_dict()
+        state[name] = value.item() if isinstance(value, np.generic) else value
+        for leaf in tree_leaves(state[name]):
+            learned = getattr(leaf, "requires_grad", False) and leaf is not value
+            if learned or not isinstance(leaf, torch.Tensor | int | float | str | None):
+                use = "use a tensor, an nn.ModuleList or an nn.ParameterList"
+                raise TypeError(f"agent.{name}: {type(leaf).__name__} is not saved; {use}")
     return state
 
 
@@ -465,10 +470,10 @@ def save(agent: Agent, rows: Rows, run_dir: Path) -> None:
 def load(agent: Agent, run_dir: Path) -> Rows:
     """Restore what `save` wrote; return the rows. With weights_only a checkpoint runs no code."""
     checkpoint = torch.load(run_dir / "checkpoint.pt", map_location="cpu", weights_only=True)
-    if different := checkpoint["agent"].keys() ^ state_of(agent).keys():
-        raise ValueError(f"of another version of {SCRIPT}.py: it differs in {different}")
+    if missing := state_of(agent).keys() - checkpoint["agent"].keys():
+        raise ValueError(f"of another version of {SCRIPT}.py: it lacks {missing}")
     for name, value in checkpoint["agent"].items():
-        attribute = getattr(agent, name)
+        attribute = getattr(agent, name, None)  # one may be new since `__init__`
         if hasattr(attribute, "load_state_dict"):
             attribute.load_state_dict(value)
         elif isinstance(attribute, torch.Tensor):

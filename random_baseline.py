@@ -157,16 +157,20 @@ def evaluate(agent: Agent, env: gym.Env, episodes: int) -> Rows:
 
 
 def state_of(agent: Agent) -> dict[str, Any]:
-    """Return every attribute of the agent except functions and its arguments."""
+    """Return all attributes of the agent but functions and its arguments; TypeError if it has what
+    cannot be saved or, as a learned tensor in a list, would be restored as a copy."""
     state = {}
     for name, value in vars(agent).items():
-        learned = any(getattr(leaf, "requires_grad", False) for leaf in tree_leaves(value))
+        if inspect.isroutine(value) or isinstance(value, Args):
+            continue
         if hasattr(value, "state_dict"):  # networks, buffer, optimisers
-            state[name] = value.state_dict()
-        elif learned and not torch.is_tensor(value):
-            raise TypeError(f"agent.{name}: use an nn.ParameterList or an nn.ParameterDict")
-        elif not (inspect.isroutine(value) or isinstance(value, Args)):
-            state[name] = value.item() if isinstance(value, np.generic) else value
+            value = value.state_dict()
+        state[name] = value.item() if isinstance(value, np.generic) else value
+        for leaf in tree_leaves(state[name]):
+            learned = getattr(leaf, "requires_grad", False) and leaf is not value
+            if learned or not isinstance(leaf, torch.Tensor | int | float | str | None):
+                use = "use a tensor, an nn.ModuleList or an nn.ParameterList"
+                raise TypeError(f"agent.{name}: {type(leaf).__name__} is not saved; {use}")
     return state
 
 
@@ -191,10 +195,10 @@ def save(agent: Agent, rows: Rows, run_dir: Path) -> None:
 def load(agent: Agent, run_dir: Path) -> Rows:
     """Restore what `save` wrote; return the rows. With weights_only a checkpoint runs no code."""
     checkpoint = torch.load(run_dir / "checkpoint.pt", map_location="cpu", weights_only=True)
-    if different := checkpoint["agent"].keys() ^ state_of(agent).keys():
-        raise ValueError(f"of another version of {SCRIPT}.py: it differs in {different}")
+    if missing := state_of(agent).keys() - checkpoint["agent"].keys():
+        raise ValueError(f"of another version of {SCRIPT}.py: it lacks {missing}")
     for name, value in checkpoint["agent"].items():
-        attribute = getattr(agent, name)
+        attribute = getattr(agent, name, None)  # one may be new since `__init__`
         if hasattr(attribute, "load_state_dict"):
             attribute.load_state_dict(value)
         elif isinstance(attribute, torch.Tensor):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+import ddpg_continuous
 from tests.conftest import (
     SMALL,
     check_same_run,
@@ -60,12 +61,13 @@ FORKS = {  # what takes the place of what
         "+ torch.distributions.Normal(0.0, 1.0).rsample((1,)).numpy() + random.random() "
         "+ env.action_space.sample()",
     },
-    "attributes": {  # a tensor, a number of NumPy's, a list, and a value to log that comes late
+    "attributes": {  # a tensor, a number of NumPy's, a list, one and a value to log that come late
         INIT: INIT
         + "        self.temperature, self.best, self.recent = torch.ones(()), -1e9, []\n",
         ADD: ADD + "            agent.temperature.mul_(0.999)\n"
         "            agent.best = np.maximum(agent.best, reward)\n"
-        "            agent.recent = [*agent.recent[-3:], float(reward)]\n",
+        "            agent.recent = [*agent.recent[-3:], float(reward)]\n"
+        "            agent.late = agent.timestep\n",
         "**means}": '**means, "best": agent.best, **({"late": 1.0} if agent.episode > 1 else {})}',
     },
     "deque": {INIT: INIT + "        self.recent = __import__('collections').deque(maxlen=9)\n"},
@@ -78,10 +80,16 @@ FORKS = {  # what takes the place of what
         "agent.episode += 1": "agent.episode += 1\n            if agent.episode > 3:"
         "\n                agent.recent.append(np.float64(1))",
     },
+    "array": {INIT: INIT + "        self.buffer.priorities = np.ones(3)\n"},
     "modules in a list": {INIT: INIT + "        self.ensemble = [Critic(1, 1, (2,))]\n"},
     "parameters in a tuple": {INIT: INIT + f"        self.alphas = ({PARAMETER},)\n"},
     "parameters in a dict": {
         INIT: INIT + "        self.alphas = {'left': torch.zeros((), requires_grad=True)}\n"
+    },
+    "buffer": {  # an attribute of a subclass of ours
+        INIT: "        class Prioritized(ReplayBuffer):\n            top = 1.0\n\n"
+        + INIT.replace("ReplayBuffer", "Prioritized"),
+        ADD: ADD + "            agent.buffer.top = 0.9 * agent.buffer.top + abs(float(reward))\n",
     },
 }
 
@@ -145,6 +153,27 @@ def test_torchs_optimizer_learns_or_stops(fork):
     )
 
 
+def test_a_float_that_changes_is_never_frozen(monkeypatch):
+    class Agent:
+        beta = 0.5
+
+        def update(self, x):
+            self.beta = min(1.0, self.beta * 1.1)
+            return self.beta * x
+
+    eager, graph = Agent(), Agent()
+    update = ddpg_continuous.compiled(graph.update)
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 2)
+    for calls in range(9):
+        try:
+            assert update(torch.ones(2)).tolist() == eager.update(torch.ones(2)).tolist()
+        except torch._dynamo.exc.FailOnRecompileLimitHit:
+            assert calls == 2
+            break
+    else:
+        assert graph.beta == eager.beta == 1.0
+
+
 def stop_after(checkpoints, module, monkeypatch):
     """Make a script stop when it has written so many checkpoints."""
     save, saves = module.save, []
@@ -158,7 +187,9 @@ def stop_after(checkpoints, module, monkeypatch):
     monkeypatch.setattr(module, "save", save_and_stop)
 
 
-@pytest.mark.parametrize("fork", ["optim", "parameter", "rsample", "attributes"], indirect=True)
+@pytest.mark.parametrize(
+    "fork", ["optim", "parameter", "rsample", "attributes", "buffer"], indirect=True
+)
 def test_stopped_and_resumed_is_as_never_stopped(fork, tmp_path, monkeypatch):
     flags = [*FLAGS, "--no-compile", "--total-timesteps", 600, "--checkpoint-every", 0]
     flags += ["--learning-starts", 200]
@@ -179,6 +210,8 @@ def test_stopped_and_resumed_is_as_never_stopped(fork, tmp_path, monkeypatch):
         assert state["log_alpha"].item() < -0.5
     if fork.__name__ == "fork_optim":
         assert state["critic_optimizer"]["state"][0]["step"] == 401
+    if fork.__name__ == "fork_buffer":
+        assert state["buffer"]["top"] > 1
 
 
 @pytest.mark.parametrize("fork", ["attributes"], indirect=True)
@@ -197,11 +230,11 @@ def test_a_tensor_is_never_cast(fork, capsys):
 
 @pytest.mark.parametrize(
     "fork",
-    ["deque", "modules in a list", "parameters in a tuple", "parameters in a dict"],
+    ["deque", "array", "modules in a list", "parameters in a tuple", "parameters in a dict"],
     indirect=True,
 )
 def test_what_cannot_be_restored_stops_at_once(fork):
-    expected = "collections.deque|Critic|agent.alphas.*nn.ParameterList"
+    expected = "collections.deque|agent.buffer: ndarray|agent.ensemble: Critic|agent.alphas"
     with pytest.raises((pickle.UnpicklingError, TypeError), match=expected):
         fork.main([*FLAGS, "--no-compile", "--run-dir", "run"])
 
