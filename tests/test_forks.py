@@ -153,7 +153,8 @@ def test_torchs_optimizer_learns_or_stops(fork):
     )
 
 
-def test_a_float_that_changes_is_never_frozen(monkeypatch):
+@torch._dynamo.config.patch(recompile_limit=2)
+def test_a_float_that_changes_is_never_frozen():
     class Agent:
         beta = 0.5
 
@@ -163,7 +164,6 @@ def test_a_float_that_changes_is_never_frozen(monkeypatch):
 
     eager, graph = Agent(), Agent()
     update = ddpg_continuous.compiled(graph.update)
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 2)
     for calls in range(9):
         try:
             assert update(torch.ones(2)).tolist() == eager.update(torch.ones(2)).tolist()
