@@ -156,7 +156,8 @@ def test_torchs_optimizer_learns_or_stops(fork):
 @torch._dynamo.config.patch(recompile_limit=2)
 def test_a_float_that_changes_is_never_frozen():
     class Agent:
-        beta = 0.5
+        def __init__(self):
+            self.beta = 0.5
 
         def update(self, x):
             self.beta = min(1.0, self.beta * 1.1)
