@@ -56,8 +56,7 @@ Deviations from the paper's low-dimensional setting (section 7), with the flags 
 Examples
     python ddpg_continuous.py --env-id Pendulum-v1
     python ddpg_continuous.py --env-id LunarLanderContinuous-v3 --total-timesteps 300000
-    python ddpg_continuous.py --env-id HalfCheetah-v5 --total-timesteps 1000000 --noise-theta 1 \
-        --noise-sigma 0.1
+    python ddpg_continuous.py --env-id HalfCheetah-v5 --total-timesteps 1000000 --noise-theta 1
     python ddpg_continuous.py --resume runs/RUN
     python ddpg_continuous.py --play runs/RUN --capture-video
 """
