@@ -420,8 +420,9 @@ def state_of(agent: Agent) -> dict[str, Any]:
         for leaf in tree_leaves(state[name]):
             learned = getattr(leaf, "requires_grad", False) and leaf is not value
             if learned or not isinstance(leaf, torch.Tensor | int | float | str | None):
+                what = "a learned tensor in it" if learned else type(leaf).__name__
                 use = "use a tensor, an nn.ModuleList or an nn.ParameterList"
-                raise TypeError(f"agent.{name}: {type(leaf).__name__} is not saved; {use}")
+                raise TypeError(f"agent.{name}: {what} is not saved; {use}")
     return state
 
 
@@ -446,10 +447,12 @@ def save(agent: Agent, rows: Rows, run_dir: Path) -> None:
 def load(agent: Agent, run_dir: Path) -> Rows:
     """Restore what `save` wrote; return the rows. With weights_only a checkpoint runs no code."""
     checkpoint = torch.load(run_dir / "checkpoint.pt", map_location="cpu", weights_only=True)
-    if missing := state_of(agent).keys() - checkpoint["agent"].keys():
-        raise ValueError(f"of another version of {SCRIPT}.py: it lacks {missing}")
-    for name, value in checkpoint["agent"].items():
-        attribute = getattr(agent, name, None)  # one may be new since `__init__`
+    saved, names = checkpoint["agent"], state_of(agent).keys()
+    learned = {name for name in saved if isinstance(saved[name], dict)}  # networks, optimisers
+    if different := (names - saved.keys()) | (learned - names):
+        raise ValueError(f"of another version of {SCRIPT}.py: it differs in {different}")
+    for name, value in saved.items():
+        attribute = getattr(agent, name, None)  # a number may be new since `__init__`
         if hasattr(attribute, "load_state_dict"):
             attribute.load_state_dict(value)
         elif isinstance(attribute, torch.Tensor):
