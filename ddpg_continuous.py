@@ -224,7 +224,7 @@ class Agent:
 def train(env: gym.Env, agent: Agent) -> Iterator[dict[str, float]]:
     """Algorithm 1, for `total_timesteps`; yield a row of the log after each episode."""
     args = agent.args
-    update = compiled(agent.update) if args.compile else agent.update
+    update = compiled(agent.update, args.device) if args.compile else agent.update
     while agent.timestep < args.total_timesteps:  # for episode = 1, …, M
         rng = seed_episode(env, args.seed, agent.episode)  # all of the episode's randomness
         noise = np.zeros(env.action_space.shape)  # initialise a random process 𝒩
@@ -301,8 +301,9 @@ class Adam(nn.Module):
         self.sizes = [p.numel() for p in self.params]
         zeros = self.params[0].new_zeros(sum(self.sizes))
         self.m, self.v = nn.Buffer(zeros), nn.Buffer(zeros.clone())  # first and second moments
-        self.learning_rate = nn.Buffer(torch.tensor(learning_rate))  # α
-        self.beta1_t, self.beta2_t = nn.Buffer(torch.tensor(1.0)), nn.Buffer(torch.tensor(1.0))
+        self.learning_rate = nn.Buffer(zeros.new_tensor(learning_rate))  # α
+        self.beta1_t = nn.Buffer(zeros.new_tensor(1.0))  # β₁ᵗ
+        self.beta2_t = nn.Buffer(zeros.new_tensor(1.0))  # β₂ᵗ
 
     def anneal(self, decay: float) -> None:
         """Set the learning rate to a fraction of the initial one."""
@@ -329,7 +330,7 @@ def soft_update(target: nn.Module, network: nn.Module, tau: float) -> None:
         old.copy_(new)
 
 
-def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+def compiled(function: Callable[..., Any], device: str) -> Callable[..., Any]:
     """Compile a function into one graph; what breaks it is an error that names the line. Without a
     C++ compiler, say so, and return the function as it is."""
     python_h = Path(sysconfig.get_path("include"), "Python.h")
@@ -338,7 +339,8 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
         return function
     torch._dynamo.config.trace_autograd_ops = True  # torch.autograd.grad within the graph
     torch._dynamo.config.specialize_float = True  # else a float that changes may stay as it was
-    options = {"cpp_wrapper": True, "size_asserts": False}  # less overhead per call
+    # Called from C++, a graph has less overhead, but on CUDA it gave wrong numbers (torch 2.11).
+    options = {"cpp_wrapper": device == "cpu", "size_asserts": False}
     return torch.compile(function, fullgraph=True, options=options)
 
 

@@ -27,6 +27,8 @@ SMALL = {
     for script, flags in SMALL.items()
 }
 SCRIPTS = sorted(SMALL)
+NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+each_device = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=NO_GPU)])
 
 started = []  # processes, of this test
 signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it may be ignored

@@ -80,7 +80,7 @@ def test_without_a_compiler_it_runs_eagerly(missing, monkeypatch, capsys):
         monkeypatch.setattr(shutil, "which", lambda name: None)
     else:
         monkeypatch.setattr(ddpg.sysconfig, "get_path", lambda name: "/nonexistent")
-    assert ddpg.compiled(make_agent) is make_agent
+    assert ddpg.compiled(make_agent, "cpu") is make_agent
     assert capsys.readouterr().err.count("slower, as with --no-compile") == 1
 
 

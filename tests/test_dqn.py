@@ -13,7 +13,7 @@ from gymnasium.utils.env_checker import check_env
 
 import dqn_shower as dqn
 from benchmarks import shower_optimum as optimum
-from tests.conftest import ROOT, import_fork
+from tests.conftest import ROOT, each_device, import_fork
 from tests.oracle import backward, first_adam_step, forward, layers
 
 # --- The shower
@@ -172,12 +172,13 @@ def test_update_against_numpy(double, huber, update_target, tmp_path):
         np.testing.assert_allclose(parameter.numpy(), tau * n + (1 - tau) * o, atol=1e-5)
 
 
-def test_compiled_equals_eager():
-    eager, graph = make_agent(), make_agent()
-    updates = eager.update, dqn.compiled(graph.update)
+@each_device
+def test_compiled_equals_eager(device):
+    eager, graph = make_agent(device=device), make_agent(device=device)
+    updates = eager.update, dqn.compiled(graph.update, device)
     graph.q_network.load_state_dict(eager.q_network.state_dict())
     graph.target_network.load_state_dict(eager.target_network.state_dict())
-    _, batch = make_batch()
+    batch = {name: value.to(device) for name, value in make_batch()[1].items()}
     for step in range(5):
         logs = [update(batch, step % 2 == 0) for update in updates]
         torch.testing.assert_close(*logs, rtol=1e-4, atol=1e-5)

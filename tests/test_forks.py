@@ -15,6 +15,7 @@ import ddpg_continuous
 from tests.conftest import (
     SMALL,
     check_same_run,
+    each_device,
     import_fork,
     load,
     run_here,
@@ -102,28 +103,29 @@ def fork(request, tmp_path):
     del sys.modules[path.stem]
 
 
-def batches(number=4, size=6):
+def batches(device="cpu", number=4, size=6):
     names = {"observation": 3, "action": 1, "reward": (), "next_observation": 3, "terminated": ()}
     for seed in range(number):
         rng = np.random.default_rng(seed)
         yield {
-            k: torch.from_numpy(rng.random((size, n) if n else size, np.float32))
+            k: torch.from_numpy(rng.random((size, n) if n else size, np.float32)).to(device)
             for k, n in names.items()
         }
 
 
-def eager_and_compiled(fork):
+def eager_and_compiled(fork, device="cpu"):
     """Return two agents in the same state, and their updates."""
-    env, args = fork.make_env("Pendulum-v1"), fork.Args(hidden_sizes=(8, 8))
+    env, args = fork.make_env("Pendulum-v1"), fork.Args(hidden_sizes=(8, 8), device=device)
     agents = [fork.Agent(env, args) for _ in range(2)]
-    return *agents, fork.compiled(agents[1].update)
+    return *agents, fork.compiled(agents[1].update, device)
 
 
+@each_device
 @pytest.mark.parametrize("fork", ["parameter", "item"], indirect=True)
-def test_compiled_equals_eager_or_stops(fork):
+def test_compiled_equals_eager_or_stops(fork, device):
     """So does the script itself, as one of the forks only adds to it."""
-    eager, graph, update = eager_and_compiled(fork)
-    for number, batch in enumerate(batches()):
+    eager, graph, update = eager_and_compiled(fork, device)
+    for number, batch in enumerate(batches(device)):
         for agent in (eager, graph):  # what training changes between updates
             agent.actor_optimizer.learning_rate.fill_(1e-2 / (1 + number))
         log = eager.update(copy.deepcopy(batch))
@@ -164,7 +166,7 @@ def test_a_float_that_changes_is_never_frozen():
             return self.beta * x
 
     eager, graph = Agent(), Agent()
-    update = ddpg_continuous.compiled(graph.update)
+    update = ddpg_continuous.compiled(graph.update, "cpu")
     for calls in range(9):
         try:
             assert update(torch.ones(2)).tolist() == eager.update(torch.ones(2)).tolist()

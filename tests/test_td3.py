@@ -75,7 +75,7 @@ def test_fork_to_td3_is_td3(td3, compile):
     for delayed in (False, True):
         args = td3.Args(hidden_sizes=(8, 8), batch_size=16, tau=0.5)
         agent = td3.Agent(td3.make_env("Pendulum-v1"), args)
-        update = td3.compiled(agent.update) if compile else agent.update
+        update = td3.compiled(agent.update, "cpu") if compile else agent.update
         rng = np.random.default_rng(0)
         with torch.no_grad():  # Q₁ and Q₂ apart, and the actions of μ′ near the ends
             for net in (agent.critic, agent.target_critic, agent.target_actor):
