@@ -91,7 +91,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from datetime import datetime
 from itertools import count, pairwise
-from multiprocessing.connection import wait
 from pathlib import Path
 from statistics import fmean, pstdev
 from typing import Annotated, Any
@@ -124,9 +123,7 @@ class Args:
     eval_episodes: PositiveInt = 10  # greedy episodes at the end, or with --play
     checkpoint_every: NonNegativeFloat = 20.0  # seconds between checkpoints, at ends of episodes
     capture_video: bool = False  # film the greedy episodes
-    track: bool = False  # log to Weights & Biases
-    wandb_project_name: str = "minimal-rl"  # W&B project
-    wandb_entity: str | None = None  # W&B user or team
+    track: bool = False  # log to Weights & Biases; WANDB_PROJECT names the project
 
     num_workers: PositiveInt = 2  # actor-learners, a process each; more than the cores gain nothing
     learning_rate: PositiveFloat = 2e-3  # η at first; it falls to 0 over the run
@@ -147,7 +144,7 @@ Layers = list[tuple[Any, Any]]  # weights [fan_in, fan_out] and biases [fan_out]
 
 
 def as_layers(theta: Any, sizes: Sequence[tuple[int, int]]) -> tuple[Layers, Layers]:
-    """Return a vector [P], of torch or of NumPy, as views of it: the layers of π and those of V."""
+    """Return the layers of π and those of V, as views of a vector [P], torch's or NumPy's."""
     layers, start = [], 0
     for n, m in sizes:
         middle, end = start + n * m, start + (n + 1) * m
@@ -243,10 +240,9 @@ class Agent:
 
     def count_step(self, lock: Any) -> bool:
         """T ← T + 1, exactly, whoever else counts; False, and no step, if T_max is reached."""
-        T = self.T.numpy()  # the same memory: NumPy counts faster
         with lock:
-            more = bool(self.args.total_timesteps > T)
-            T += more
+            more = self.timestep < self.args.total_timesteps
+            self.T += more
         return more
 
     def deviation(self, discounted_sums: list[float], lock: Any) -> float:
@@ -317,7 +313,7 @@ def sample_softmax(logits: np.ndarray, rng: np.random.Generator) -> int:
 
 def end_with_parent() -> None:
     """End this process when its parent ends, however that happens."""
-    wait([multiprocessing.parent_process().sentinel])
+    multiprocessing.parent_process().join()
     os._exit(1)
 
 
@@ -389,12 +385,13 @@ def usage_errors(given: Any, *errors: type[Exception]) -> Iterator[None]:
     try:
         yield
     except errors as error:
-        print(f"{SCRIPT}.py: error: {given}: {str(error) or repr(error)}", file=sys.stderr)
+        what = " ".join(str(error).splitlines()[:2]) or repr(error)  # some go on for pages
+        print(f"{SCRIPT}.py: error: {given}: {what}", file=sys.stderr)
         raise SystemExit(2) from None
 
 
 def seed_episode(env: gym.Env, *seed: int) -> np.random.Generator:
-    """Return an episode's generator; the global ones and the action space's are seeded with it."""
+    """Return an episode's generator; the global ones and the action space's are seeded from it."""
     rng = np.random.default_rng(seed)
     number = int(rng.integers(2**32))
     for seed_global in (torch.manual_seed, np.random.seed, random.seed, env.action_space.seed):
@@ -404,7 +401,7 @@ def seed_episode(env: gym.Env, *seed: int) -> np.random.Generator:
 
 def evaluate(agent: Agent, env: gym.Env, episodes: int) -> Rows:
     """Play greedy episodes; return a row for each. Episode i starts from seed 10,000 + i in every
-    script and run, so all agents meet the same."""
+    script and run, so that all agents meet the same starts."""
     rows = []
     for seed in range(10_000, 10_000 + episodes):
         seed_episode(env, seed)
@@ -419,8 +416,8 @@ def evaluate(agent: Agent, env: gym.Env, episodes: int) -> Rows:
 
 
 def state_of(agent: Agent) -> dict[str, Any]:
-    """Return all attributes of the agent but functions and its arguments; TypeError if it has what
-    cannot be saved or, as a learned tensor in a list, would be restored as a copy."""
+    """Return what to save: the agent's attributes, except functions and its arguments; TypeError if
+    one cannot be saved, or would come back as a copy, such as a learned tensor in a list."""
     state = {}
     for name, value in vars(agent).items():
         if inspect.isroutine(value) or isinstance(value, Args):
@@ -461,7 +458,7 @@ def load(agent: Agent, run_dir: Path) -> Rows:
     saved, names = checkpoint["agent"], state_of(agent).keys()
     learned = {name for name in saved if isinstance(saved[name], dict)}  # networks, optimisers
     if different := (names - saved.keys()) | (learned - names):
-        raise ValueError(f"of another version of {SCRIPT}.py: it differs in {different}")
+        raise ValueError(f"of another {SCRIPT}.py, or made after Agent.__init__: {different}")
     for name, value in saved.items():
         attribute = getattr(agent, name, None)  # a number may be new since `__init__`
         if hasattr(attribute, "load_state_dict"):
@@ -518,23 +515,22 @@ def learn(env: gym.Env, agent: Agent, rows: Rows, run_dir: Path) -> None:
                 save(agent, rows, run_dir)
                 last_save = time.perf_counter()
     save(agent, rows, run_dir)
-    if rows:
-        plot_learning_curve(rows, run_dir / "learning_curve.png")
+    plot_learning_curve(rows, run_dir / "learning_curve.png")
 
 
 def parse_args(argv: Sequence[str] | None = None) -> Args:
     """Read the command line; with --resume or --play, on top of the arguments of that run."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     one_of = parser.add_mutually_exclusive_group()
-    for flag in ("--run-dir", "--resume", "--play"):
-        one_of.add_argument(flag, type=Path)
+    for flags in (["--run-dir", "--run_dir"], ["--resume"], ["--play"]):  # tyro takes both
+        one_of.add_argument(*flags, type=Path)
     given, saved = parser.parse_known_args(argv)[0], Args()
     if folder := given.resume or given.play:
         with usage_errors(f"{folder}: not a run of {SCRIPT}.py", Exception):  # torch has many kinds
             checkpoint = torch.load(folder / "checkpoint.pt", weights_only=True, mmap=True)
             saved = TypeAdapter(Args).validate_json(checkpoint["args"])
     if given.play:
-        saved = replace(saved, capture_video=False)  # it may have been filmed: now it is watched
+        saved = replace(saved, capture_video=False, track=False)  # unless they are given anew
     return tyro.cli(Args, args=argv, description=__doc__, default=saved)
 
 
@@ -558,13 +554,13 @@ def main(argv: Sequence[str] | None = None) -> tuple[Agent, Path]:
             run_dir.mkdir(parents=True)
         rows = []
         save(agent, rows, run_dir)
-    if track := args.track and not args.play:
+    if args.track:
         import wandb
 
         run_id = "-".join(run_dir.absolute().parts[-2:])  # the same with --resume
-        where = {"project": args.wandb_project_name, "entity": args.wandb_entity}
-        resume = "allow" if args.resume else "never"
-        wandb.init(**where, name=run_id, id=run_id, resume=resume, config=asdict(args))
+        project = os.environ.get("WANDB_PROJECT", "minimal-rl")
+        resume = "allow" if args.resume or args.play else "never"
+        wandb.init(project=project, name=run_id, id=run_id, resume=resume, config=asdict(args))
     try:
         if not args.play:
             learn(env, agent, rows, run_dir)
@@ -578,7 +574,7 @@ def main(argv: Sequence[str] | None = None) -> tuple[Agent, Path]:
     returns = [row["return"] for row in rows]
     if not args.play:
         write_csv(rows, run_dir / "evaluation.csv")
-    if track:
+    if args.track:
         videos = {path.stem: wandb.Video(str(path)) for path in run_dir.glob("videos/*.mp4")}
         wandb.log({"evaluation": fmean(returns), **videos})
         wandb.finish()
