@@ -44,7 +44,8 @@ Deviations from the paper's low-dimensional setting (section 7), with the flags 
     The targets follow five times faster, as the runs are far shorter: --tau 0.001
     γ is smaller. With 0.99, at commit 7094666, some seeds hovered above LunarLander's ground
         instead of landing, and InvertedPendulum fell again late in training: --gamma 0.99
-    The noise starts larger and shrinks to a tenth over the run: --noise-sigma 0.2 --noise-final 1
+    The noise starts larger and shrinks to a tenth over the run. With the paper's, one seed in three
+        did not learn to land on LunarLander: --noise-sigma 0.2 --noise-final 1
         Its scale is that of actions in [−1, 1]. The paper gives no time step: with dt = 1,
         x ← x − θ x + σ N(0, 1) has a correlation time of 6 steps and a standard deviation of 1.9 σ;
         for another dt, pass θ dt and σ √dt.
