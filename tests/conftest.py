@@ -1,5 +1,6 @@
 """How the tests start the scripts, and forks of them."""
 
+import csv
 import importlib
 import importlib.util
 import json
@@ -127,3 +128,8 @@ def load(run_dir):
     """Return what the checkpoint of a run holds."""
     checkpoint = torch.load(Path(run_dir) / "checkpoint.pt", weights_only=True)
     return checkpoint | {"rows": json.loads(checkpoint["rows"])}
+
+
+def read_csv(*path):
+    """Return the rows of a CSV file."""
+    return list(csv.DictReader(Path(*path).read_text().splitlines()))
