@@ -8,7 +8,7 @@ def make_batch(S, actions, seed=0):
     """Return s, a, r, s_next, terminated, and the same as a replay buffer would give them."""
     rng, size = np.random.default_rng(seed), len(actions)
     s, s_next = rng.normal(size=(2, size, S))
-    arrays = s, actions, 3 * rng.normal(size=size), s_next, np.arange(size) % 3 == 0
+    arrays = s, actions, rng.normal(size=size), s_next, np.arange(size) % 3 == 0
     names = "observation", "action", "reward", "next_observation", "terminated"
     return arrays, {name: torch.tensor(x).float() for name, x in zip(names, arrays)}
 

@@ -96,8 +96,9 @@ def test_n_step_returns_by_brute_force(gamma, ending, scale_rewards):
     seen, gradient = [], agent.gradient
     agent.gradient = lambda theta, s, a, R: seen.append((s, R)) or gradient(theta, s, a, R)
     rewards = [1.0, -2.0, 0.5, 3.0, 7.0, -1.0, 2.0]
-    env, ends = a3c.make_env(agent.args.env_id), []
+    env = a3c.make_env(agent.args.env_id)
     env.unwrapped.reward = lambda step: rewards[step - 1]
+    ends = []
     for row in islice(a3c.actor_learner(env, agent, 0, LOCK), 2):
         assert (row["length"], row["return"]) == (7, sum(rewards))
         ends.append(torch.tensor(env.unwrapped.observation).float())
@@ -106,10 +107,11 @@ def test_n_step_returns_by_brute_force(gamma, ending, scale_rewards):
 
     _, v = a3c.as_layers(agent.theta, agent.sizes)
     sums = [sum(gamma ** (t - k) * rewards[k] for k in range(t + 1)) for t in range(7)] * 2
-    parts, last = (rewards[:4], rewards[4:]) * 2, (seen[1][0][0], ends[0], seen[3][0][0], ends[1])
-    for (_, R), part, s, steps in zip(seen, parts, last, (4, 7, 11, 14)):
+    parts = [rewards[:4], rewards[4:]] * 2
+    next_states = seen[1][0][0], ends[0], seen[3][0][0], ends[1]
+    for (_, R), part, s_next, steps in zip(seen, parts, next_states, (4, 7, 11, 14)):
         cut = ending == "Terminates" and steps % 7 == 0
-        value = 0.0 if cut else a3c.forward(v, s).item()
+        value = 0.0 if cut else a3c.forward(v, s_next).item()
         scale = np.std(sums[:steps]) if scale_rewards else 1.0
         expected = [
             sum(gamma**k * r / scale for k, r in enumerate(part[i:]))
@@ -150,7 +152,7 @@ def test_actions_are_drawn_from_softmax(logits):
 # --- The update and what is shared
 
 
-def test_two_steps_of_rmsprop_by_hand():
+def test_three_steps_of_rmsprop_by_hand():
     flags = {"rmsprop_alpha": 0.9, "rmsprop_epsilon": 0.01, "learning_rate": 0.1}
     agent = make_agent(**flags, total_timesteps=1000)
     g, expected = 0.0, agent.theta.double().numpy()
