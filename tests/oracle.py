@@ -1,20 +1,27 @@
 """Networks with ReLU by hand, in NumPy and float64: what the scripts' updates are compared with."""
 
 import numpy as np
+import torch
 
 
-def layers(network):
-    """Return the weights and biases of each linear layer."""
-    return [
-        tuple(p.detach().double().numpy().copy() for p in layer.parameters())
-        for layer in network[::2]
-    ]
+def make_batch(S, actions, seed=0):
+    """Return s, a, r, s_next, terminated, and the same as a replay buffer would give them."""
+    rng, size = np.random.default_rng(seed), len(actions)
+    s, s_next = rng.normal(size=(2, size, S))
+    arrays = s, actions, rng.normal(size=size), s_next, np.arange(size) % 3 == 0
+    names = "observation", "action", "reward", "next_observation", "terminated"
+    return arrays, {name: torch.tensor(x).float() for name, x in zip(names, arrays)}
+
+
+def parameters(network):
+    """Return the weight and the bias of each layer, one after the other."""
+    return [parameter.detach().double().numpy() for parameter in network.parameters()]
 
 
 def forward(network, x):
     """Return the outputs, and the input of each layer."""
     inputs = []
-    for weight, bias in network:
+    for weight, bias in zip(network[::2], network[1::2]):
         inputs.append(np.maximum(x, 0) if inputs else x)
         x = inputs[-1] @ weight.T + bias
     return x, inputs
@@ -22,13 +29,13 @@ def forward(network, x):
 
 def backward(network, inputs, gradient):
     """From the gradient of the outputs, return those of the parameters and that of the inputs."""
-    parameters = []
-    for number, ((weight, _), x) in reversed(list(enumerate(zip(network, inputs)))):
-        parameters = [gradient.T @ x, gradient.sum(0), *parameters]
-        gradient = gradient @ weight
+    gradients = []
+    for number, x in reversed(list(enumerate(inputs))):
+        gradients = [gradient.T @ x, gradient.sum(0), *gradients]
+        gradient = gradient @ network[2 * number]
         if number:
             gradient = gradient * (x > 0)
-    return parameters, gradient
+    return gradients, gradient
 
 
 def first_adam_step(gradient, rate):

@@ -7,14 +7,13 @@ import re
 import signal
 import subprocess
 import sys
-import time
 import tomllib
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.conftest import ROOT, check_same_run, run_here
+from tests.conftest import ROOT, outcome, run_here, wait_for
 
 pd = pytest.importorskip("pandas")
 pytest.importorskip("scipy")
@@ -174,7 +173,7 @@ def small(env_id, seeds=(1,), flags=""):
 
 def check_same_as_uninterrupted(experiment, run_dir):
     run_here("dqn_shower", "--run-dir", "whole", *experiment.arguments(run_dir))
-    check_same_run(run_dir, "whole")
+    assert outcome(run_dir) == outcome("whole")
 
 
 def test_ctrl_c_stops_and_the_same_command_goes_on(tmp_path):
@@ -182,26 +181,20 @@ def test_ctrl_c_stops_and_the_same_command_goes_on(tmp_path):
     pytest.importorskip("seaborn")
     command = "benchmarks/learning.py --script dqn_shower --env-ids CartPole-v1 --seeds 1 3"
     command += f" --total-timesteps 1000 --eval-episodes 2 --jobs 1 --runs {tmp_path} -- {FLAGS}"
+    command = [sys.executable, *command.split()]
     process = subprocess.Popen(
-        [sys.executable, *command.split()],
-        cwd=ROOT,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-        text=True,
+        command, cwd=ROOT, stderr=subprocess.PIPE, start_new_session=True, text=True
     )
     experiment = small("CartPole-v1", (1, 2, 3))
     first, _, third = experiment.run_dirs(tmp_path / "script")
-    path = first / "episodes.csv"
-    while not (path.exists() and path.read_text().count("\n") > 20):
-        assert process.poll() is None
-        time.sleep(0.01)
+    wait_for(process, first, 20)
     os.killpg(process.pid, signal.SIGINT)
     assert "the same command goes on" in process.communicate(timeout=60)[1]
     assert process.returncode == 130
     assert not third.exists()
-    rows = path.read_text()
+    rows = (first / "episodes.csv").read_text()
     run_seed(experiment, first)
-    assert path.read_text().startswith(rows)
+    assert (first / "episodes.csv").read_text().startswith(rows)
     check_same_as_uninterrupted(experiment, first)
 
 

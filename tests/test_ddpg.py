@@ -1,7 +1,8 @@
-"""DDPG against oracles that share no code with it."""
+"""DDPG, and what DQN has in common with it, against oracles that share no code with them."""
 
 import copy
 import shutil
+import sysconfig
 
 import gymnasium as gym
 import numpy as np
@@ -9,40 +10,25 @@ import pytest
 import torch
 
 import ddpg_continuous as ddpg
+import dqn_shower as dqn
 from tests import environments
-from tests.conftest import run_here, start
-from tests.oracle import backward, first_adam_step, forward, layers
-
-
-def make_agent(**flags):
-    small = {"compile": False, "hidden_sizes": (7, 5), "batch_size": 6, "buffer_size": 100}
-    env = environments.Counter(low=[-1.0, -2.0], high=[1.0, 3.0])
-    agent = ddpg.Agent(env, ddpg.Args(**small | flags))
-    with torch.no_grad():  # last layers large enough for their gradients to matter
-        for net in (agent.actor, agent.critic, agent.target_actor, agent.target_critic):
-            net.layers[-1].weight.uniform_(-1, 1)
-    return agent
-
-
-def make_batch(size=6, seed=0):
-    """Return s, a, r, s_next, terminated in float64, and as a buffer would give them."""
-    rng = np.random.default_rng(seed)
-    s, s_next = rng.normal(size=(2, size, 2))
-    a, r = rng.uniform(-1, 1, (size, 2)), rng.normal(size=size)
-    arrays = s, a, r, s_next, (np.arange(size) % 3 == 0).astype(float)
-    names = "observation", "action", "reward", "next_observation", "terminated"
-    return arrays, dict(zip(names, map(torch.FloatTensor, arrays)))
+from tests.oracle import backward, first_adam_step, forward, make_batch, parameters
 
 
 def test_update_against_numpy():
-    agent = make_agent(actor_learning_rate=1e-3, critic_learning_rate=1e-2, tau=0.1)
-    with torch.no_grad():  # targets unlike the networks, or a mix-up would not show
-        for net in (agent.target_actor, agent.target_critic):
+    flags = {"actor_learning_rate": 1e-3, "critic_learning_rate": 1e-2, "tau": 0.1}
+    env = environments.Counter(action=gym.spaces.Box(-1, 1, (2,)))
+    agent = ddpg.Agent(env, ddpg.Args(hidden_sizes=(7, 5), **flags))
+    nets = agent.actor, agent.critic, agent.target_actor, agent.target_critic
+    with torch.no_grad():
+        for net in nets:  # last layers large enough for their gradients to matter
+            net.layers[-1].weight.uniform_(-1, 1)
+        for net in nets[2:]:  # targets unlike the networks, or a mix-up would not show
             for parameter in net.parameters():
                 parameter.mul_(0.9)
-    (s, a, r, s_next, terminated), batch = make_batch()
-    nets = agent.actor, agent.critic, agent.target_actor, agent.target_critic
-    actor, critic, target_actor, target_critic = (layers(net.layers) for net in nets)
+    actions = np.random.default_rng(1).uniform(-1, 1, (6, 2))
+    (s, a, r, s_next, terminated), batch = make_batch(2, actions)
+    actor, critic, target_actor, target_critic = map(parameters, nets)
 
     a_next = np.tanh(forward(target_actor, s_next)[0])
     q_next = forward(target_critic, np.hstack((s_next, a_next)))[0][:, 0]
@@ -50,37 +36,30 @@ def test_update_against_numpy():
     q, inputs = forward(critic, np.hstack((s, a)))
     critic_loss = np.mean((q[:, 0] - y) ** 2)
     gradients, _ = backward(critic, inputs, 2 * (q - y[:, None]) / len(y))
-    critic = [p + first_adam_step(g, 1e-2) for g, p in zip(gradients, sum(critic, ()))]
-    critic = list(zip(critic[0::2], critic[1::2]))
+    critic = [p + first_adam_step(g, 1e-2) for p, g in zip(critic, gradients)]
 
     before_tanh, actor_inputs = forward(actor, s)
     mu = np.tanh(before_tanh)
     q_mu, inputs = forward(critic, np.hstack((s, mu)))  # with the critic just updated
     dq_da = backward(critic, inputs, np.ones_like(q_mu))[1][:, 2:]
     ascent, _ = backward(actor, actor_inputs, dq_da * (1 - mu**2) / len(s))  # ∇a Q ∇θ μ, mean
-    actor = [p + first_adam_step(-g, 1e-3) for g, p in zip(ascent, sum(actor, ()))]
+    actor = [p + first_adam_step(-g, 1e-3) for p, g in zip(actor, ascent)]
+    target_actor = [0.1 * new + 0.9 * old for new, old in zip(actor, target_actor)]
+    target_critic = [0.1 * new + 0.9 * old for new, old in zip(critic, target_critic)]
 
     log = agent.update(batch)
     expected = {"critic_loss": critic_loss, "actor_loss": -q_mu.mean(), "q": q.mean()}
     assert {name: float(value) for name, value in log.items()} == pytest.approx(expected, abs=1e-5)
-    critic = sum(critic, ())
-    targets = [
-        [0.1 * new + 0.9 * old for new, old in zip(news, sum(olds, ()))]
-        for news, olds in ((actor, target_actor), (critic, target_critic))
-    ]
-    for net, oracle in zip(nets, (actor, critic, *targets)):
+    for net, oracle in zip(nets, (actor, critic, target_actor, target_critic)):
         for parameter, value in zip(net.parameters(), oracle, strict=True):
             np.testing.assert_allclose(parameter.detach().numpy(), value, atol=1e-5)
-        assert all(p.grad is None for p in net.parameters())
+            assert parameter.grad is None
 
 
-@pytest.mark.parametrize("missing", ["compiler", "headers"])
-def test_without_a_compiler_it_runs_eagerly(missing, monkeypatch, capsys):
-    if missing == "compiler":
-        monkeypatch.setattr(shutil, "which", lambda name: None)
-    else:
-        monkeypatch.setattr(ddpg.sysconfig, "get_path", lambda name: "/nonexistent")
-    assert ddpg.compiled(make_agent, "cpu") is make_agent
+@pytest.mark.parametrize("finder", [(shutil, "which"), (sysconfig, "get_path")])
+def test_without_a_compiler_or_its_headers_it_runs_eagerly(finder, monkeypatch, capsys):
+    monkeypatch.setattr(*finder, lambda name: "")  # nothing is found
+    assert ddpg.compiled(len, "cpu") is len
     assert capsys.readouterr().err.count("slower, as with --no-compile") == 1
 
 
@@ -96,8 +75,7 @@ def test_adam_against_torch():
         reference.zero_grad()
         (theirs(x) - x.sum(1, keepdim=True)).pow(2).mean().backward()
         reference.step()
-    for one, other in zip(ours.parameters(), theirs.parameters()):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(ours.state_dict(), theirs.state_dict(), rtol=1e-4, atol=1e-5)
 
 
 def test_targets_follow_the_parameters_and_copy_the_buffers():
@@ -110,78 +88,87 @@ def test_targets_follow_the_parameters_and_copy_the_buffers():
         assert torch.equal(copied, original)
 
 
-# --- What the training loop does: it plays an environment that keeps the actions it is given
+# --- What the training loop does, some of it in DQN's, too
 
 
-def actions_of(episodes=1, steps=400, **flags):
+def actions_of(episodes, steps, **flags):
     """Return the actions of a training run without updates, whose policy is 0: the noise."""
     env = gym.wrappers.TimeLimit(ddpg.make_env("tests.environments:NeverEnds-v0"), steps)
     total = episodes * steps
     args = ddpg.Args(total_timesteps=total, learning_starts=total, compile=False, **flags)
-    agent, found = ddpg.Agent(env, args), []
+    agent = ddpg.Agent(env, args)
     agent.act = lambda observation: np.zeros(1)
-    for _ in ddpg.train(env, agent):
-        found.append(np.ravel(env.unwrapped.actions))
-    return np.array(found)
+    return np.array([np.ravel(env.unwrapped.actions) for _ in ddpg.train(env, agent)])
 
 
-def test_ornstein_uhlenbeck_noise():
-    x = actions_of(200, 60, noise_sigma=0.1, noise_final=1.0)
-    for t in (0, 5, 59):  # from x = 0: var = σ² (1 − (1−θ)^(2(t+1))) / (1 − (1−θ)²)
-        variance = 0.01 * (1 - 0.85 ** (2 * t + 2)) / (1 - 0.85**2)
-        assert abs(x[:, t].mean()) < 4 * (variance / 200) ** 0.5
-        assert x[:, t].var() == pytest.approx(variance, rel=0.35)
-    lagged = np.corrcoef(x[:, 20:-3].ravel(), x[:, 23:].ravel())[0, 1]
-    assert lagged == pytest.approx(0.85**3, abs=0.05)
-
-
-def test_theta_1_is_gaussian_noise_and_sigma_0_none():
-    (x,) = actions_of(steps=4000, noise_theta=1.0, noise_sigma=0.3, noise_final=1.0)
-    assert x.std() == pytest.approx(0.3, rel=0.05)
-    assert abs(np.corrcoef(x[:-1], x[1:])[0, 1]) < 0.06
-    assert not actions_of(noise_sigma=0.0).any()
+@pytest.mark.parametrize("theta", [0.15, 1.0])
+def test_ornstein_uhlenbeck_noise(theta):
+    """It is Gaussian noise if θ = 1."""
+    x = actions_of(200, 60, noise_theta=theta, noise_sigma=0.1, noise_final=1.0)
+    variances = 0.1**2 * np.cumsum((1 - theta) ** (2 * np.arange(60)))  # from x = 0
+    assert (abs(x.mean(0)) < 4 * (variances / 200) ** 0.5).all()
+    np.testing.assert_allclose(x.var(0), variances, rtol=0.35)
+    assert x.std() == pytest.approx(variances.mean() ** 0.5, rel=0.05)
+    assert (abs(x) > 2 * variances**0.5).mean() == pytest.approx(0.0455, abs=0.01)
+    for lag in (1, 3):
+        correlation = np.corrcoef(x[:, 20:-lag].ravel(), x[:, 20 + lag :].ravel())[0, 1]
+        assert correlation == pytest.approx((1 - theta) ** lag, abs=0.05)
 
 
 def test_noise_shrinks_over_the_run():
-    flags = {"noise_theta": 1.0, "noise_sigma": 0.1}
-    shrinking, full = (actions_of(8, 50, **flags, noise_final=f).ravel() for f in (0.2, 1.0))
-    share = (shrinking / full)[abs(full) > 0.03]
-    at = np.flatnonzero(abs(full) > 0.03)
-    expected = 0.2 ** (at / 400)
-    np.testing.assert_allclose(share, expected, atol=0.3)
-    assert np.median(abs(share - expected)) < 0.03
+    full, shrinking = (
+        actions_of(8, 50, noise_sigma=0.1, noise_final=final).ravel() for final in (1.0, 0.2)
+    )
+    np.testing.assert_allclose(shrinking, full * 0.2 ** (np.arange(400) / 400), rtol=1e-5)
+    assert not actions_of(8, 50, noise_sigma=0.0).any()
 
 
-def test_learning_rates_fall_over_the_second_half_and_means_are_logged():
-    args = ddpg.Args(total_timesteps=70, learning_starts=1, compile=False, hidden_sizes=(4, 4))
-    env = ddpg.make_env("tests.environments:Truncates-v0")
-    agent, seen = ddpg.Agent(env, args), []
+def make_learner(script, name, **flags):
+    """Return an environment, of actions that suit DDPG or DQN, and an agent for 70 steps of it."""
+    env = gym.make(f"tests.environments:{name}{'Discrete' if script is dqn else ''}-v0")
+    return env, script.Agent(env, script.Args(total_timesteps=70, compile=False, **flags))
 
-    def spy(batch):
-        optimizers = agent.actor_optimizer, agent.critic_optimizer
-        seen.append([float(o.learning_rate) for o in optimizers])
+
+@pytest.mark.parametrize(("script", "rates"), [(ddpg, [1e-4, 1e-3]), (dqn, [1e-3])])
+def test_learning_rates_fall_over_the_second_half_and_means_are_logged(script, rates):
+    env, agent = make_learner(script, "Truncates", learning_starts=1, learning_rate_final=0.2)
+    optimizers = [part for part in vars(agent).values() if isinstance(part, script.Adam)]
+    seen = []
+
+    def spy(*_):
+        seen.append([optimizer.learning_rate.item() for optimizer in optimizers])
         return {"x": agent.timestep}
 
     agent.update = spy
-    assert [row["x"] for row in ddpg.train(env, agent)] == list(range(4, 70, 7))  # means of 7
-    share = np.interp(np.arange(70), [35, 70], [1, 0])
-    np.testing.assert_allclose(seen, np.outer(share, [1e-4, 1e-3]), rtol=1e-5)
+    assert [row["x"] for row in script.train(env, agent)] == list(range(4, 70, 7))  # means of 7
+    fractions = np.interp(np.arange(70), [35, 70], [1, 0.2])
+    np.testing.assert_allclose(seen, np.outer(fractions, rates), rtol=1e-5)
 
 
+@pytest.mark.parametrize("script", [ddpg, dqn])
 @pytest.mark.parametrize("name", ["Terminates", "Truncates"])
-def test_the_buffer_holds_what_happened(name):
+def test_the_buffer_holds_what_happened(script, name):
     """The environment hands out the same array at each step; no wrapper copies it."""
-    env = gym.make(f"tests.environments:{name}-v0")
-    env = gym.wrappers.TransformAction(env, np.float32, env.action_space)
-    args = ddpg.Args(total_timesteps=70, learning_starts=70, compile=False, hidden_sizes=(4, 4))
-    agent = ddpg.Agent(env, args)
-    rows = list(ddpg.train(env, agent))
-    assert [(row["return"], row["length"]) for row in rows] == [(7.0, 7)] * 10
+    env, agent = make_learner(script, name, learning_starts=70)
+    actions = []
+    for row in script.train(env, agent):
+        assert (row["return"], row["length"]) == (7.0, 7)
+        actions += env.unwrapped.actions
     data = agent.buffer.data[:70]
     terminated = np.arange(70) % 7 == 6 if name == "Terminates" else np.zeros(70)
     np.testing.assert_array_equal(data["terminated"], terminated)
     np.testing.assert_array_equal(data["observation"][:, 0], np.arange(70) % 7)
     np.testing.assert_array_equal(data["next_observation"][:, 0], np.arange(70) % 7 + 1)
+    np.testing.assert_allclose(data["action"], actions, rtol=1e-6)
+
+
+@pytest.mark.parametrize("script", [ddpg, dqn])
+def test_learning_starts_with_what_the_buffer_holds(script):
+    """A fork may store transitions late, or not all of them."""
+    env, agent = make_learner(script, "Truncates", learning_starts=1)
+    agent.buffer.add = lambda *transition: None
+    agent.update = None  # to call it is an error
+    assert len(list(script.train(env, agent))) == 10
 
 
 def test_actions_meet_asymmetric_bounds():
@@ -208,38 +195,27 @@ def test_observations_within_narrow_bounds_are_stretched():
     assert of_bytes.high.tolist() == [127, 2, 5]  # the last is constant
 
 
-def test_buffer_wraps_around_and_is_restored():
-    env = environments.Counter(low=[-9.0], high=[9.0])
-    buffer = ddpg.ReplayBuffer(5, env)
+def test_buffer_wraps_around_is_restored_and_sampled_uniformly():
+    buffer, other = (ddpg.ReplayBuffer(5, environments.Counter()) for _ in range(2))
     for i in range(8):
         buffer.add([i, i + 0.5], [-i], 10 * i, [i + 1, i + 1.5], i % 2 == 0)
-    other = ddpg.ReplayBuffer(5, env)
+        assert len(buffer) == min(i + 1, 5)
+    assert buffer.data.itemsize == 4 * (2 + 1 + 1 + 2 + 1)
     other.load_state_dict(buffer.state_dict())
-    assert len(other) == 5 and other.count == 8
-    batch = other.sample(500, np.random.default_rng(0), "cpu")
-    shapes = [tuple(column.shape) for column in batch.values()]
-    assert shapes == [(500, 2), (500, 1), (500,), (500, 2), (500,)]
+    assert other.count == 8
+    batch = other.sample(20_000, np.random.default_rng(0), "cpu")
     i = batch["observation"][:, 0]
-    assert set(i.tolist()) == {3, 4, 5, 6, 7}  # the last five, and each of them
-    torch.testing.assert_close(batch["observation"][:, 1], i + 0.5)
-    torch.testing.assert_close(batch["action"][:, 0], -i)
-    torch.testing.assert_close(batch["reward"], 10 * i)
-    torch.testing.assert_close(batch["next_observation"][:, 0], i + 1)
-    torch.testing.assert_close(batch["terminated"], 1 - i % 2)
-
-
-def test_buffer_samples_uniformly():
-    buffer = ddpg.ReplayBuffer(10, environments.Counter())
-    for i in range(10):
-        buffer.add([i, 0], [0], 0, [0, 0], False)
-    batch = buffer.sample(20_000, np.random.default_rng(0), "cpu")
-    counts = np.bincount(batch["observation"][:, 0].int())
-    assert ((counts - 2000) ** 2 / 2000).sum() < 27.9  # χ² with 9 degrees, p = 0.001
-
-
-def test_buffer_memory():
-    buffer = ddpg.ReplayBuffer(1_000_000, gym.make("Pendulum-v1"))
-    assert buffer.data.nbytes == 1_000_000 * (2 * 3 + 1 + 2) * 4
+    counts = np.bincount(i.int(), minlength=8)
+    assert not counts[:3].any()  # the last five are kept
+    assert ((counts[3:] - 4000) ** 2 / 4000).sum() < 18.5  # χ² with 4 degrees, p = 0.001
+    expected = {
+        "observation": torch.stack((i, i + 0.5), dim=1),
+        "action": -i[:, None],
+        "reward": 10 * i,
+        "next_observation": torch.stack((i + 1, i + 1.5), dim=1),
+        "terminated": 1 - i % 2,
+    }
+    torch.testing.assert_close(batch, expected)
 
 
 @pytest.mark.parametrize("field", range(4))
@@ -261,26 +237,3 @@ def test_initial_weights():
                 largest = parameter.abs().max().item()
                 assert largest <= bound
                 assert parameter.numel() < 100 or largest > 0.9 * bound
-
-
-def test_learning_starts_with_what_the_buffer_holds(monkeypatch):
-    """As in a fork that stores a transition some steps late."""
-    late, add = [], ddpg.ReplayBuffer.add
-
-    def add_late(buffer, *transition):
-        late.append([np.array(x) for x in transition])
-        if len(late) > 3:
-            add(buffer, *late[-4])
-
-    monkeypatch.setattr(ddpg.ReplayBuffer, "add", add_late)
-    flags = ["--env-id", "tests.environments:Truncates-v0", "--no-compile", "--run-dir", "run"]
-    flags += ["--learning-starts", 1, "--total-timesteps", 20, "--hidden-sizes", 4, 4]
-    assert run_here("ddpg_continuous", *flags) == 0
-
-
-@pytest.mark.slow
-def test_it_learns_pendulum():
-    process = start("ddpg_continuous", "--total-timesteps", 10_000, "--eval-episodes", 50)
-    out, err = process.communicate()
-    mean = float(out.split("mean return ")[1].split()[0])
-    assert mean >= -150, err  # random actions score about −1,200

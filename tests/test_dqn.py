@@ -1,6 +1,5 @@
 """DQN against oracles that share no code with it."""
 
-import csv
 import re
 import warnings
 from collections import Counter
@@ -13,25 +12,21 @@ from gymnasium.utils.env_checker import check_env
 
 import dqn_shower as dqn
 from benchmarks import shower_optimum as optimum
-from tests.conftest import ROOT, each_device, import_fork
-from tests.oracle import backward, first_adam_step, forward, layers
+from tests.conftest import ROOT, each_device, import_fork, read_csv
+from tests.oracle import backward, first_adam_step, forward, make_batch, parameters
 
 # --- The shower
-
-
-def make_shower(**options):
-    return gym.make("dqn_shower:Shower-v0", **options)
 
 
 def test_the_environment_checker_finds_nothing():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warnings.filterwarnings("ignore", category=DeprecationWarning)  # pygame's own
-        check_env(make_shower().unwrapped)
+        check_env(gym.make("Shower-v0").unwrapped)
 
 
 def test_reset_is_uniform_from_35_to_41():
-    env = make_shower()
+    env = gym.make("Shower-v0")
     starts = [env.reset(seed=seed)[0].item() for seed in range(3500)]
     counts = Counter(starts)
     assert set(counts) == {35, 36, 37, 38, 39, 40, 41}
@@ -41,7 +36,7 @@ def test_reset_is_uniform_from_35_to_41():
 @pytest.mark.parametrize("action", [0, 1, 2])
 @pytest.mark.parametrize("temperature", [0, 35, 36, 37, 38, 39, 40, 41, 100])
 def test_transitions_and_rewards(temperature, action):
-    env = make_shower().unwrapped
+    env = gym.make("Shower-v0").unwrapped
     env.reset(seed=10 * temperature + action)
     turned = min(max(temperature + action - 1, 0), 100)
     counts = Counter()
@@ -58,23 +53,16 @@ def test_transitions_and_rewards(temperature, action):
     assert chi2 < 13.9  # 2 degrees, p = 0.001
 
 
-def test_an_episode_is_truncated_after_sixty_seconds():
-    env = make_shower()
-    env.reset(seed=0)
-    ends = [env.step(1)[2:4] for _ in range(60)]
-    assert ends == [(False, False)] * 59 + [(False, True)]
-
-
 @pytest.mark.parametrize("action", [3, -1, 0.5, None])
 def test_wrong_actions_raise(action):
-    env = make_shower().unwrapped
+    env = gym.make("Shower-v0").unwrapped
     env.reset(seed=0)
     with pytest.raises(AssertionError, match="is not in"):
         env.step(action)
 
 
 def test_rendering():
-    env = make_shower(render_mode="rgb_array")
+    env = gym.make("Shower-v0", render_mode="rgb_array")
     env.reset(seed=0)
     pictures = [env.render()]
     for action in (0, 0, 2):
@@ -88,7 +76,7 @@ def test_rendering():
 
 def test_a_window_is_opened_by_gymnasium(monkeypatch):
     monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
-    env = make_shower(render_mode="human")
+    env = gym.make("Shower-v0", render_mode="human")
     env.reset(seed=0)
     env.step(1)
     env.close()
@@ -99,18 +87,21 @@ def test_dynamic_programming_gives_the_known_values():
     assert float(optimum.expected_return(lambda q: q.sum(axis=1) / 3)) == pytest.approx(
         -35.2705, abs=5e-5
     )
-    env, returns = make_shower(), []
+    env, returns = gym.make("Shower-v0"), []
     for seed in range(400):  # and the environment itself gives the same, played by hand
         temperature, return_ = env.reset(seed=seed)[0].item(), 0.0
-        for _ in range(60):
+        for second in range(1, 61):
             action = 1 + int(np.sign(38 - temperature))
-            observation, reward, *_ = env.step(action)
+            observation, reward, terminated, truncated, _ = env.step(action)
+            assert (terminated, truncated) == (False, second == 60)
             temperature, return_ = observation.item(), return_ + reward
         returns.append(return_)
     assert np.mean(returns) == pytest.approx(414 / 7, abs=4 * np.std(returns) / 20)
 
 
-# --- The learner
+# --- The learner; what it has in common with DDPG is tested with that
+
+ACTIONS = np.array([0, 1, 1, 0, 1, 0])
 
 
 def make_agent(env_id="CartPole-v1", script=dqn, **flags):
@@ -124,15 +115,6 @@ def make_agent(env_id="CartPole-v1", script=dqn, **flags):
     return agent
 
 
-def make_batch(size=6, S=4, A=2):
-    """Return s, a, r, s_next, terminated, and the same as a buffer would give them."""
-    rng = np.random.default_rng(0)
-    s, s_next, r = rng.normal(size=(size, S)), rng.normal(size=(size, S)), 3 * rng.normal(size=size)
-    arrays = s, rng.integers(A, size=size), r, s_next, np.arange(size) % 3 == 0
-    names = "observation", "action", "reward", "next_observation", "terminated"
-    return arrays, {name: torch.tensor(x).float() for name, x in zip(names, arrays)}
-
-
 @pytest.mark.parametrize("double", [False, True])
 @pytest.mark.parametrize("huber", [False, True])
 @pytest.mark.parametrize("update_target", [False, True])
@@ -144,8 +126,8 @@ def test_update_against_numpy(double, huber, update_target, tmp_path):
         old, new = ("".join(re.findall(rf"^\{sign}(.*\n)", diff, re.M)) for sign in "-+")
         script = import_fork("dqn_shower", tmp_path / "double_dqn.py", {old: new})
     agent = make_agent(script=script, huber=huber, tau=0.1, learning_rate=1e-2)
-    (s, a, r, s_next, terminated), batch = make_batch()
-    q_net, target = layers(agent.q_network), layers(agent.target_network)
+    (s, a, r, s_next, terminated), batch = make_batch(4, ACTIONS)
+    q_net, target = parameters(agent.q_network), parameters(agent.target_network)
     index = np.arange(6)
 
     q_next, by_q = forward(target, s_next)[0], forward(q_net, s_next)[0]
@@ -161,14 +143,14 @@ def test_update_against_numpy(double, huber, update_target, tmp_path):
     gradient = np.zeros_like(q)
     gradient[index, a] = (np.clip(error, -1, 1) if huber else 2 * error) / 6
     gradients, _ = backward(q_net, inputs, gradient)
-    new = [p + first_adam_step(g, 1e-2) for p, g in zip(sum(q_net, ()), gradients)]
+    new = [p + first_adam_step(g, 1e-2) for p, g in zip(q_net, gradients)]
 
     log = agent.update(batch, update_target)
     np.testing.assert_allclose([log["loss"], log["q"]], [loss, q[index, a].mean()], atol=1e-5)
     for parameter, value in zip(agent.q_network.parameters(), new, strict=True):
         np.testing.assert_allclose(parameter.detach().numpy(), value, atol=1e-5)
     tau = 0.1 if update_target else 0.0
-    for parameter, n, o in zip(agent.target_network.parameters(), new, sum(target, ())):
+    for parameter, n, o in zip(agent.target_network.parameters(), new, target):
         np.testing.assert_allclose(parameter.numpy(), tau * n + (1 - tau) * o, atol=1e-5)
 
 
@@ -178,7 +160,7 @@ def test_compiled_equals_eager(device):
     updates = eager.update, dqn.compiled(graph.update, device)
     graph.q_network.load_state_dict(eager.q_network.state_dict())
     graph.target_network.load_state_dict(eager.target_network.state_dict())
-    batch = {name: value.to(device) for name, value in make_batch()[1].items()}
+    batch = {name: value.to(device) for name, value in make_batch(4, ACTIONS)[1].items()}
     for step in range(5):
         logs = [update(batch, step % 2 == 0) for update in updates]
         torch.testing.assert_close(*logs, rtol=1e-4, atol=1e-5)
@@ -193,21 +175,6 @@ def test_the_target_is_reset_every_so_many_steps():
     agent.update = lambda batch, update_target: seen.append((agent.timestep, update_target)) or {}
     list(dqn.train(dqn.make_env("CartPole-v1"), agent))
     assert seen == [(t, t % 4 == 0) for t in range(10, 31)]
-
-
-def test_learning_rate_falls_over_the_second_half_and_means_are_logged():
-    env_id, seen = "tests.environments:TruncatesDiscrete-v0", []
-    agent = make_agent(env_id, total_timesteps=70, learning_rate_final=0.2, learning_starts=1)
-
-    def spy(*_):
-        seen.append(agent.optimizer.learning_rate.item())
-        return {"x": agent.timestep}
-
-    agent.update = spy
-    rows = list(dqn.train(dqn.make_env(env_id), agent))
-    assert [row["x"] for row in rows] == list(range(4, 70, 7))  # means of 7
-    expected = 1e-3 * np.interp(np.arange(70), [35, 70], [1, 0.2])
-    np.testing.assert_allclose(seen, expected, rtol=1e-5)
 
 
 def test_actions_are_epsilon_greedy():
@@ -227,26 +194,13 @@ def test_actions_are_epsilon_greedy():
 def test_greedy_actions_have_the_highest_value():
     agent = make_agent("Acrobot-v1", hidden_sizes=(64, 64))
     observations = np.random.default_rng(0).normal(size=(20, 6), scale=5)
-    best = forward(layers(agent.q_network), observations)[0].argmax(1)
+    best = forward(parameters(agent.q_network), observations)[0].argmax(1)
     assert len(set(best)) > 1
     assert [agent.act(observation) for observation in observations] == best.tolist()
 
 
-@pytest.mark.parametrize("name", ["TerminatesDiscrete", "TruncatesDiscrete"])
-def test_train_stores_what_happened(name):
-    env = gym.make(f"tests.environments:{name}-v0")
-    agent = dqn.Agent(env, dqn.Args(total_timesteps=70, learning_starts=70, batch_size=8))
-    rows = list(dqn.train(env, agent))
-    assert [(row["return"], row["length"]) for row in rows] == [(7.0, 7)] * 10
-    data = agent.buffer.data[:70]
-    assert set(data["action"]) == {0, 1, 2}
-    assert data["terminated"].sum() == (10 if name == "TerminatesDiscrete" else 0)
-    np.testing.assert_array_equal(data["observation"][:, 0], np.arange(70) % 7)
-    np.testing.assert_array_equal(data["next_observation"][:, 0], np.arange(70) % 7 + 1)
-
-
 def test_the_tutorials_network_has_723_parameters():
-    agent = dqn.Agent(make_shower(), dqn.Args(hidden_sizes=(24, 24)))
+    agent = dqn.Agent(gym.make("Shower-v0"), dqn.Args(hidden_sizes=(24, 24)))
     assert sum(p.numel() for p in agent.q_network.parameters()) == 723
 
 
@@ -263,7 +217,6 @@ def test_it_learns_the_shower_to_the_exact_optimum(tmp_path):
     best = optimum.optimal_q()[range(101), policy] > optimum.optimal_q().max(axis=1) - 1e-6
     assert best[35:42].all(), policy[35:42]
     assert optimum.policy_return(policy) == optimum.optimal_return()
-    with open(run_dir / "evaluation.csv") as file:
-        assert np.mean([float(row["return"]) for row in csv.DictReader(file)]) > 55
+    assert np.mean([float(row["return"]) for row in read_csv(run_dir, "evaluation.csv")]) > 55
     dqn.plot_temperatures(agent, tmp_path)
     assert (tmp_path / "temperatures.png").read_bytes().startswith(b"\x89PNG")

@@ -1,7 +1,6 @@
 """TD3, the fork of the README, by the command of the README."""
 
 import copy
-import csv
 import importlib
 import re
 import subprocess
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.conftest import ROOT, SMALL, run_here
+from tests.conftest import ROOT, SMALL, read_csv, run_here
 
 README = (ROOT / "README.md").read_text()
 
@@ -33,8 +32,7 @@ def td3(tmp_path_factory):
 def test_fork_to_td3_runs(td3, capsys):
     assert run_here(td3, *SMALL["ddpg_continuous"], "--run-dir", "run") == 0
     assert "evaluation: mean return" in capsys.readouterr().out
-    with open("run/episodes.csv", newline="") as file:
-        *_, row = csv.DictReader(file)
+    *_, row = read_csv("run", "episodes.csv")
     assert float(row["critic_loss"]) > 0 and row["actor_loss"]
     assert run_here(td3, "--policy-delay", "0") == 2
 
