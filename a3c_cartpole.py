@@ -131,7 +131,7 @@ class Args:
     rmsprop_epsilon: PositiveFloat = 0.01  # ε, inside the root
     gamma: Fraction = 0.995  # discount factor γ
     t_max: PositiveInt = 50  # steps of a rollout, at most
-    entropy_coef: NonNegativeFloat = 0.003  # weight β of the entropy
+    entropy_coef: NonNegativeFloat = 0.0  # weight β of the entropy
     value_coef: NonNegativeFloat = 0.1  # weight of the loss of V
     scale_rewards: bool = True  # divide them by the running deviation of their discounted sum
     hidden_sizes: tuple[PositiveInt, ...] = (64, 64)  # units in the hidden layers
