@@ -55,8 +55,6 @@ Deviations from the paper, with the flags that undo them
     γ is larger. With 0.99, the lander of LunarLander more often keeps an engine running on the
         ground until the time is up: --gamma 0.99
     Rollouts are longer, so that V's errors bias the policy less: --t-max 5
-    β is smaller. With 0.01, Acrobot takes a few steps more; with 0, three of five seeds keep an
-        engine running on LunarLander's ground until the time is up: --entropy-coef 0.01
     The loss of V weighs less: --value-coef 1
     ε is 0.01. The paper gives no value, and 0.1 is common: --rmsprop-epsilon 0.1. When a task is
         solved, g is near 0: without a large ε, the next bad episode makes a huge step.
@@ -131,7 +129,7 @@ class Args:
     rmsprop_epsilon: PositiveFloat = 0.01  # ε, inside the root
     gamma: Fraction = 0.995  # discount factor γ
     t_max: PositiveInt = 50  # steps of a rollout, at most
-    entropy_coef: NonNegativeFloat = 0.0  # weight β of the entropy
+    entropy_coef: NonNegativeFloat = 0.01  # weight β of the entropy
     value_coef: NonNegativeFloat = 0.1  # weight of the loss of V
     scale_rewards: bool = True  # divide them by the running deviation of their discounted sum
     hidden_sizes: tuple[PositiveInt, ...] = (64, 64)  # units in the hidden layers
