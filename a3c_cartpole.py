@@ -52,8 +52,6 @@ Deviations from the paper, with the flags that undo them
         weights are orthogonal, and those of π's last layer small.
     Rewards are divided by the running standard deviation of their discounted sums, for the same
         reason: --no-scale-rewards. The paper clips them to ±1.
-    γ is larger. With 0.99, the lander of LunarLander more often keeps an engine running on the
-        ground until the time is up: --gamma 0.99
     Rollouts are longer, so that V's errors bias the policy less: --t-max 5
     The loss of V weighs less: --value-coef 1
     ε is 0.01. The paper gives no value, and 0.1 is common: --rmsprop-epsilon 0.1. When a task is
@@ -127,7 +125,7 @@ class Args:
     learning_rate: PositiveFloat = 2e-3  # η at first; it falls to 0 over the run
     rmsprop_alpha: Fraction = 0.99  # decay α of g
     rmsprop_epsilon: PositiveFloat = 0.01  # ε, inside the root
-    gamma: Fraction = 0.995  # discount factor γ
+    gamma: Fraction = 0.99  # discount factor γ
     t_max: PositiveInt = 50  # steps of a rollout, at most
     entropy_coef: NonNegativeFloat = 0.01  # weight β of the entropy
     value_coef: NonNegativeFloat = 0.1  # weight of the loss of V
