@@ -39,8 +39,8 @@ Deviations from the paper's low-dimensional setting (section 7), with the flags 
     Observations with bounds less than 2 apart are stretched to 2: MountainCar's velocity, within
         ±0.07, would hardly register.
     No batch normalisation (section 3) and no weight decay on Q, and the action enters Q at its
-        first layer, not the second: with any one of these, two of five seeds failed on MountainCar,
-        measured at commit 7094666, which had flags for them.
+        first layer, not the second. With any of the three as in the paper, two of five seeds failed
+        on MountainCar, measured at commit 7094666, which had flags for them.
     The targets follow five times faster, as the runs are far shorter: --tau 0.001
     γ is smaller. With 0.99, at commit 7094666, some seeds hovered above LunarLander's ground
         instead of landing, and InvertedPendulum fell again late in training: --gamma 0.99
