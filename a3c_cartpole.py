@@ -1,26 +1,16 @@
 # /// script
 # requires-python = ">=3.11"
 # dependencies = [
-#     "gymnasium[box2d,classic-control,mujoco]==1.4.0",
-#     "matplotlib==3.11.2",
-#     "moviepy==2.2.1",
-#     "numpy==2.4.6",
-#     "pydantic==2.14.4",
-#     "torch==2.13.0",
-#     "tqdm==4.70.1",
-#     "tyro==1.0.17",
+#     "gymnasium[box2d,classic-control,mujoco]==1.4.0", "matplotlib==3.11.2", "moviepy==2.2.1",
+#     "numpy==2.4.6", "pydantic==2.14.4", "torch==2.13.0", "tqdm==4.70.1", "tyro==1.0.17",
 #     "wandb==0.31.0",
 # ]
 # ///
-"""Asynchronous Advantage Actor-Critic: Mnih et al., "Asynchronous Methods for Deep Reinforcement
-Learning", ICML 2016, https://arxiv.org/abs/1602.01783, on CartPole and any other environment with
-discrete actions.
+"""Asynchronous Advantage Actor-Critic, after Algorithm S3 of Mnih et al., "Asynchronous Methods for
+Deep Reinforcement Learning", ICML 2016, https://arxiv.org/abs/1602.01783; each actor-learner does
 
-Algorithm S3, for each actor-learner, all at the same time
-    θ, θv and the counter T = 0 are shared; θ′, θ′v are the actor-learner's own
     repeat
-        dθ ← 0, dθv ← 0
-        synchronise θ′ = θ and θ′v = θv
+        dθ ← 0, dθv ← 0; synchronise θ′ = θ and θ′v = θv, which are shared, as is the counter T
         t_start = t, get the state s_t
         repeat
             perform a_t according to the policy π(a_t|s_t;θ′)
@@ -35,46 +25,39 @@ Algorithm S3, for each actor-learner, all at the same time
         update θ with dθ and θv with dθv, asynchronously: no lock, others write meanwhile
     until T > T_max
 
-RMSProp (section 4), whose g all actor-learners share; Δθ = (−dθ, value_coef dθv)
-    g ← α g + (1−α) Δθ²,  θ ← θ − η Δθ / √(g + ε)
+and RMSProp (section 4), whose g all share: g ← α g + (1−α) Δθ², θ ← θ − η Δθ / √(g + ε)
 
 Symbol → name in the code
     (θ, θv), (θ′, θ′v) → agent.theta, theta: one vector each
     s, a, r, R         → observation, action, reward, R
     π, V, H            → softmax of logits, values, entropy
-    Δθ, g, η           → gradient, agent.g, args.learning_rate
+    Δθ, g, η           → gradient: (−dθ, value_coef dθv), agent.g, args.learning_rate
     T, T_max           → agent.timestep, args.total_timesteps
     γ, β, α, ε         → args.gamma, .entropy_coef, .rmsprop_alpha, .rmsprop_epsilon
 
-Deviations from the paper, with the flags that undo them
-    Small fully connected networks, no frames; two workers: --num-workers 16
-    π and V share no layers, so that one set of defaults serves several environments. The initial
-        weights are orthogonal, and those of π's last layer small.
-    Rewards are divided by the running standard deviation of their discounted sums, for the same
-        reason: --no-scale-rewards. The paper clips them to ±1.
-    Rollouts are longer, so that V's errors bias the policy less: --t-max 5
-    The loss of V weighs less: --value-coef 1
-    ε is 0.01. The paper gives no value, and 0.1 is common: --rmsprop-epsilon 0.1. When a task is
-        solved, g is near 0: without a large ε, the next bad episode makes a huge step.
-    The end of a time limit is not terminal: there R = V(s_t;θ′v).
-
-With several workers the order of updates varies, so a seed does not fix the result. With one it
-does, and a resumed run is exact.
+Deviations, and the flags that undo them; "letter": the first author's values, as muupan's async-rl
+wiki on GitHub reports them
+    Two workers, longer rollouts: --num-workers 16 --t-max 5
+    Rewards are divided by the running standard deviation of their discounted sums, not clipped to
+        ±1 as on Atari: --no-scale-rewards
+    The loss of V weighs less; ε is smaller: --value-coef 0.5 --rmsprop-epsilon 0.1 (letter)
+Deviations without a flag
+    Small networks for vectors, no frames; π and V share no layers. The initial weights are
+        orthogonal, and those of π's last layer small. A time limit is not terminal.
 
 Examples
-    python a3c_cartpole.py
-    python a3c_cartpole.py --num-workers 1
+    python a3c_cartpole.py --num-workers 1    # one worker alone repeats a run by its seed
     python a3c_cartpole.py --env-id LunarLander-v3 --total-timesteps 1000000
-    python a3c_cartpole.py --resume runs/RUN
     python a3c_cartpole.py --play runs/RUN --best --capture-video
 """
 
-import argparse
 import contextlib
+import copyreg
 import csv
 import inspect
 import json
 import os
+import pickle
 import queue
 import random
 import re
@@ -82,9 +65,9 @@ import signal
 import sys
 import threading
 import time
-from collections import defaultdict
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from datetime import datetime
 from itertools import count, pairwise
 from pathlib import Path
@@ -99,10 +82,11 @@ import tyro
 from pydantic import Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 from pydantic.types import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
-from torch import Tensor, multiprocessing
-from torch.utils._pytree import tree_leaves
+from torch import Tensor, multiprocessing, nn
+from torch.utils._pytree import keystr, tree_leaves_with_path
 from tqdm import tqdm
 
+Folder = Annotated[Path | None, tyro.conf.create_mutex_group(required=False)]  # one of them
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -113,9 +97,9 @@ class Args:
     env_id: str = "CartPole-v1"  # Gymnasium environment, also as module:Env-v0
     seed: NonNegativeInt = 1  # seed of all random numbers
     total_timesteps: PositiveInt = 500_000  # environment steps to train for, over all workers
-    run_dir: Path | None = None  # a new folder for the run; else runs/ENV__SCRIPT__SEED__TIME
-    resume: Path | None = None  # continue the run in this folder
-    play: Path | None = None  # play greedy episodes of the run in this folder
+    run_dir: Folder = None  # a new folder for the run; else runs/ENV__SCRIPT__SEED__TIME
+    resume: Folder = None  # continue the run in this folder
+    play: Folder = None  # play greedy episodes of the run in this folder
     eval_episodes: PositiveInt = 10  # greedy episodes at the end, or with --play
     checkpoint_every: NonNegativeFloat = 20.0  # seconds between checkpoints, at ends of episodes
     capture_video: bool = False  # film the greedy episodes
@@ -136,58 +120,84 @@ class Args:
 
 # Shapes: B the steps of a rollout, S observation size, A number of actions, P all parameters.
 
-Layers = list[tuple[Any, Any]]  # weights [fan_in, fan_out] and biases [fan_out] of each layer
+
+def actor_learner(
+    env: gym.Env, agent: "Agent", worker: int, lock: Any
+) -> Iterator[dict[str, float]]:
+    """Algorithm S3, until T = T_max; yield a row of the log after each episode."""
+    args = agent.args
+    theta = agent.theta.clone()  # θ′ and θ′v
+    pi, v = as_layers(theta.numpy(), agent.sizes)  # views of θ′: they change with it
+    # A resumed run enters here: what is to outlast an episode belongs to the agent, in a tensor.
+    for episode in count(agent.episodes[worker]):
+        rng = seed_episode(env, args.seed, worker, episode)  # all of the episode's randomness
+        observation, _ = env.reset(seed=int(rng.integers(2**31)))  # get the state s
+        return_ = discounted_sum = 0.0
+        length, ended, logs = 0, False, defaultdict(list)
+        while not ended:  # repeat
+            theta.copy_(agent.theta)  # synchronise θ′ = θ and θ′v = θv
+            observations, actions, rewards, discounted_sums = [], [], [], []
+            while not ended and len(rewards) < args.t_max:
+                if not agent.count_step(lock):  # T ← T + 1
+                    break  # T = T_max
+                observations.append(observation)
+                actions.append(sample_softmax(forward(pi, observation), rng))  # a ~ π(a|s;θ′)
+                observation, reward, terminated, truncated, _ = env.step(actions[-1])  # perform a
+                rewards.append(float(reward))
+                discounted_sum = args.gamma * discounted_sum + rewards[-1]
+                discounted_sums.append(discounted_sum)
+                ended = terminated or truncated
+            if not rewards:
+                return  # T = T_max
+            R = 0.0 if terminated else forward(v, observation).item()  # V(s;θ′v)
+            scale = agent.deviation(discounted_sums, lock) if args.scale_rewards else 1.0
+            returns = np.empty(len(rewards), np.float32)
+            for i in reversed(range(len(rewards))):  # for i = t − 1, …, t_start
+                returns[i] = R = rewards[i] / scale + args.gamma * R  # R ← r_i + γ R
+            rollout = np.stack(observations), np.array(actions), returns
+            gradient, log = agent.loss_gradient(theta, *map(torch.from_numpy, rollout))  # dθ, dθv
+            agent.update(gradient)  # θ with dθ, θv with dθv
+            for name, value in log.items():
+                logs[name].append(value)
+            return_ += sum(rewards)
+            length += len(rewards)
+        means = {name: fmean(values) for name, values in logs.items()}
+        yield {"return": return_, "length": length, **means}
 
 
-def as_layers(theta: Any, sizes: Sequence[tuple[int, int]]) -> tuple[Layers, Layers]:
-    """Return the layers of π and those of V, as views of a vector [P], torch's or NumPy's."""
-    layers, start = [], 0
-    for n, m in sizes:
-        middle, end = start + n * m, start + (n + 1) * m
-        layers.append((theta[start:middle].reshape(n, m), theta[middle:end]))
-        start = end
-    half = len(layers) // 2
-    return layers[:half], layers[half:]
+def sample_softmax(logits: np.ndarray, rng: np.random.Generator) -> int:
+    """Draw an index from softmax(logits), [A]."""
+    cumulative = np.exp(logits - logits.max()).cumsum()  # the largest term is 1: none overflows
+    return int(cumulative.searchsorted(rng.random() * cumulative[-1]))
 
 
-def forward(layers: Layers, x: Any) -> Any:
-    """Observations […, S] → the logits of π(·|s;θ) […, A], or V(s;θv) […, 1].
-
-    It takes torch's tensors, to learn, and NumPy's arrays, to act: for a single observation NumPy
-    is several times as fast.
-    """
-    *hidden, (weights, biases) = layers
-    for w, b in hidden:
-        x = (x @ w + b).clip(0)  # ReLU
-    return x @ weights + biases
-
-
-class Agent:
+class Agent(nn.Module):
     """The parameters, RMSProp's g and the counter T, which the workers share, and the best θ.
 
-    Workers, each running an actor-learner, share tensors only: any other attribute that a worker
-    changes, it changes in a copy of its own, which is not saved.
+    Workers, each running an actor-learner, share tensors; what else one changes is an error.
     `episode` and `timestep` count finished episodes and environment steps, of all workers.
     """
 
     def __init__(self, env: gym.Env, args: Args) -> None:
+        super().__init__()
         self.args = args
         S, A = env.observation_space.shape[0], int(env.action_space.n)
         hidden = args.hidden_sizes
         self.sizes = [*pairwise([S, *hidden, A]), *pairwise([S, *hidden, 1])]  # fan_in, fan_out
         # all that is learned: a parameter elsewhere would not be trained
-        self.theta = torch.zeros(sum((n + 1) * m for n, m in self.sizes)).share_memory_()
+        self.theta = nn.Buffer(torch.zeros(sum((n + 1) * m for n, m in self.sizes)))
         pi, v = as_layers(self.theta, self.sizes)
         torch.manual_seed(args.seed)  # the initial weights: orthogonal; biases 0
         for weights, _ in pi + v:
-            torch.nn.init.orthogonal_(weights, gain=2**0.5)
+            nn.init.orthogonal_(weights, gain=2**0.5)
         pi[-1][0].mul_(0.01)  # all actions about as likely
-        self.g = torch.zeros_like(self.theta).share_memory_()
-        self.T = torch.zeros((), dtype=torch.int64).share_memory_()
-        self.sums = torch.zeros(3, dtype=torch.float64).share_memory_()  # for `deviation`
+        self.g = nn.Buffer(torch.zeros_like(self.theta))
+        self.T = nn.Buffer(torch.zeros((), dtype=torch.int64))
+        self.sums = nn.Buffer(torch.zeros(3, dtype=torch.float64))  # for `deviation`
         self.episodes = [0] * args.num_workers  # finished by each; from here on the parent's alone
-        self.recent_returns: list[float] = []  # of 100 episodes
-        self.best_mean, self.best_theta = -np.inf, self.theta.clone()
+        self.recent_returns = deque(maxlen=100)
+        self.best_mean, self.best_theta = -np.inf, nn.Buffer(self.theta.clone())
+        self.share_memory()
 
     @property
     def timestep(self) -> int:
@@ -203,7 +213,7 @@ class Agent:
         pi, _ = as_layers(theta.numpy(), self.sizes)
         return int(forward(pi, observation).argmax())
 
-    def gradient(
+    def loss_gradient(
         self, theta: Tensor, observations: Tensor, actions: Tensor, returns: Tensor
     ) -> tuple[Tensor, dict[str, float]]:
         """Return Δθ, [P], of a rollout: observations [B, S], the others [B]; and what to log."""
@@ -253,74 +263,62 @@ class Agent:
 
     def keep_best(self, return_: float) -> None:
         """Keep θ if the mean of the last 100 returns is the best yet; before 100, always."""
-        self.recent_returns = [*self.recent_returns[-99:], return_]
+        self.recent_returns.append(return_)
         mean = fmean(self.recent_returns) if len(self.recent_returns) == 100 else -np.inf
         if mean >= self.best_mean:
             self.best_mean = mean
             self.best_theta.copy_(self.theta)
 
 
-def actor_learner(env: gym.Env, agent: Agent, worker: int, lock: Any) -> Iterator[dict[str, float]]:
-    """Algorithm S3, until T = T_max; yield a row of the log after each episode."""
-    args = agent.args
-    theta = agent.theta.clone()  # θ′ and θ′v
-    pi, v = as_layers(theta.numpy(), agent.sizes)  # the same memory
-    for number in count(agent.episodes[worker]):
-        rng = seed_episode(env, args.seed, worker, number)  # all of the episode's randomness
-        observation, _ = env.reset(seed=int(rng.integers(2**31)))  # get the state s
-        return_ = discounted_sum = 0.0
-        length, ended, logs = 0, False, defaultdict(list)
-        while not ended:  # repeat
-            theta.copy_(agent.theta)  # synchronise θ′ = θ and θ′v = θv
-            observations, actions, rewards, discounted_sums = [], [], [], []
-            while not ended and len(rewards) < args.t_max and agent.count_step(lock):  # T ← T + 1
-                observations.append(np.array(observation, np.float32))
-                logits = forward(pi, observations[-1])
-                actions.append(sample_softmax(logits, rng))  # a ~ π(a|s;θ′)
-                observation, reward, terminated, truncated, _ = env.step(actions[-1])  # perform a
-                rewards.append(float(reward))
-                discounted_sum = args.gamma * discounted_sum + rewards[-1]
-                discounted_sums.append(discounted_sum)
-                ended = terminated or truncated
-            if not rewards:
-                return  # T = T_max
-            last = np.array(observation, np.float32)
-            R = 0.0 if terminated else forward(v, last).item()  # V(s;θ′v)
-            scale = agent.deviation(discounted_sums, lock) if args.scale_rewards else 1.0
-            returns = np.empty(len(rewards), np.float32)
-            for i in reversed(range(len(rewards))):  # for i = t − 1, …, t_start
-                returns[i] = R = rewards[i] / scale + args.gamma * R  # R ← r_i + γ R
-            rollout = np.stack(observations), np.array(actions), returns
-            gradient, log = agent.gradient(theta, *map(torch.from_numpy, rollout))  # dθ and dθv
-            agent.update(gradient)  # θ with dθ, θv with dθv
-            for name, value in log.items():
-                logs[name].append(value)
-            return_ += sum(rewards)
-            length += len(rewards)
-        means = {name: fmean(values) for name, values in logs.items()}
-        yield {"return": return_, "length": length, **means}
+Layers = list[tuple[Any, Any]]  # weights [fan_in, fan_out] and biases [fan_out] of each layer
 
 
-def sample_softmax(logits: np.ndarray, rng: np.random.Generator) -> int:
-    """Draw an index from softmax(logits), [A]."""
-    cumulative = np.exp(logits - logits.max()).cumsum()  # the largest term is 1: none overflows
-    return int(cumulative.searchsorted(rng.random() * cumulative[-1]))
+def as_layers(theta: Any, sizes: Sequence[tuple[int, int]]) -> tuple[Layers, Layers]:
+    """Return the layers of π and those of V, as views of a vector [P], torch's or NumPy's."""
+    layers, start = [], 0
+    for n, m in sizes:
+        middle, end = start + n * m, start + (n + 1) * m
+        layers.append((theta[start:middle].reshape(n, m), theta[middle:end]))
+        start = end
+    half = len(layers) // 2
+    return layers[:half], layers[half:]
 
 
-def end_with_parent() -> None:
-    """End this process when its parent ends, however that happens."""
-    multiprocessing.parent_process().join()
-    os._exit(1)
+def forward(layers: Layers, x: Any) -> Any:
+    """Observations […, S] → the logits of π(·|s;θ) […, A], or V(s;θv) […, 1].
+
+    It takes torch's tensors, to learn, and NumPy's arrays, to act: for a single observation NumPy
+    is several times as fast.
+    """
+    *hidden, (weights, biases) = layers
+    for w, b in hidden:
+        x = (x @ w + b).clip(0)  # ReLU
+    return x @ weights + biases
 
 
 def work(worker: int, agent: Agent, lock: Any, results: Any, go_on: Any) -> None:
     """Run a worker: send each episode to `train`, and wait until it says to go on."""
-    threading.Thread(target=end_with_parent, daemon=True).start()
+
+    def end_with_parent() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()  # however the parent ends
     torch.set_num_threads(1)  # more would fight for the cores
     torch.set_flush_denormal(True)
+    own = not_shared(agent)
     for row in actor_learner(make_env(agent.args.env_id), agent, worker, lock):
+        if changed := dict(not_shared(agent).items() - own.items()):  # after the first episode
+            raise TypeError(f"workers share tensors in the agent's buffers only, not {[*changed]}")
         results.put((worker, row))
         go_on[worker].acquire()
+
+
+def not_shared(agent: Agent) -> dict[str, bytes]:
+    """Return, by their paths, what of the agent's state is not in shared memory."""
+    leaves = tree_leaves_with_path(state_of(agent))
+    own = ((path, x) for path, x in leaves if not (torch.is_tensor(x) and x.is_shared()))
+    return {f"agent{keystr(path)}": pickle.dumps(x) for path, x in own}
 
 
 def train(env: gym.Env, agent: Agent) -> Iterator[dict[str, float]]:
@@ -359,13 +357,16 @@ def train(env: gym.Env, agent: Agent) -> Iterator[dict[str, float]]:
 
 
 def make_env(env_id: str, render_mode: str | None = None) -> gym.Env:
-    """Make an environment; gym.error.Error if its spaces do not fit."""
+    """Make an environment; gym.error.Error if its spaces do not fit.
+
+    Observations are float32, in a new array each."""
     env = gym.make(env_id, **({"render_mode": render_mode} if render_mode else {}))
     s, a = env.observation_space, env.action_space
     flat = isinstance(s, gym.spaces.Box) and len(s.shape) == 1
     if not (flat and isinstance(a, gym.spaces.Discrete) and a.start == 0):
         raise gym.error.Error(f"needs a Box (S,) and Discrete(A), has {s} and {a}")
-    return env
+    space = gym.spaces.Box(s.low, s.high, dtype=np.float32)
+    return gym.wrappers.TransformObservation(env, lambda x: np.array(x, np.float32), space)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -373,17 +374,10 @@ def make_env(env_id: str, render_mode: str | None = None) -> gym.Env:
 
 SCRIPT = Path(__file__).stem
 Rows = list[dict[str, Any]]
-
-
-@contextlib.contextmanager
-def usage_errors(given: Any, *errors: type[Exception]) -> Iterator[None]:
-    """Turn errors into one message that names what was given, and exit code 2."""
-    try:
-        yield
-    except errors as error:
-        what = " ".join(str(error).splitlines()[:2]) or repr(error)  # some go on for pages
-        print(f"{SCRIPT}.py: error: {given}: {what}", file=sys.stderr)
-        raise SystemExit(2) from None
+copyreg.pickle(deque, lambda x: (deque, (list(x), x.maxlen)))  # as weights_only reads it
+NUMPY = [np.ndarray, np.dtype, np._core.multiarray._reconstruct, np._core.multiarray.scalar]
+NUMPY += {type(np.dtype(code)) for code in np.typecodes["All"]}
+torch.serialization.add_safe_globals([deque, *NUMPY])
 
 
 def seed_episode(env: gym.Env, *seed: int) -> np.random.Generator:
@@ -412,59 +406,55 @@ def evaluate(agent: Agent, env: gym.Env, episodes: int) -> Rows:
 
 
 def state_of(agent: Agent) -> dict[str, Any]:
-    """Return what to save: the agent's attributes, except functions and its arguments; TypeError if
-    one cannot be saved, or would come back as a copy, such as a learned tensor in a list."""
-    state = {}
-    for name, value in vars(agent).items():
-        if inspect.isroutine(value) or isinstance(value, Args):
-            continue
-        if hasattr(value, "state_dict"):  # networks, buffer, optimisers
-            value = value.state_dict()
-        state[name] = value.item() if isinstance(value, np.generic) else value
-        for leaf in tree_leaves(state[name]):
-            learned = getattr(leaf, "requires_grad", False) and leaf is not value
-            if learned or not isinstance(leaf, torch.Tensor | int | float | str | None):
-                what = "a learned tensor in it" if learned else type(leaf).__name__
-                use = "use a tensor, an nn.ModuleList or an nn.ParameterList"
-                raise TypeError(f"agent.{name}: {what} is not saved; {use}")
+    """Return what to save: the agent's `state_dict`, and by their paths the other attributes of the
+    agent and of its modules, except functions, classes and its arguments; TypeError if one cannot
+    be saved, FloatingPointError if one has a NaN."""
+    state = {"tensors": agent.state_dict()}
+    for path, module in agent.named_modules():
+        own = {} if type(module).__module__.startswith("torch.") else vars(module)
+        for name in own.keys() - vars(nn.Module()).keys():
+            value = own[name]
+            if not (inspect.isroutine(value) or isinstance(value, Args | type | torch.device)):
+                part = value.state_dict() if hasattr(value, "state_dict") else value
+                state[f"{path}.{name}"] = part
+    kept = {dict, OrderedDict, list, tuple, deque}  # a subclass would be loaded as code
+    for path, x in tree_leaves_with_path(state, is_leaf=lambda x: type(x) not in kept):
+        plain = isinstance(x, torch.Tensor | np.ndarray | np.generic | int | float | str | None)
+        if not plain or getattr(x, "requires_grad", False):
+            use = "use tensors, arrays, numbers; nn.Parameter for what is learned"
+            raise TypeError(f"agent{keystr(path)}: {type(x).__name__} is not saved; {use}")
+        if isinstance(x, torch.Tensor | np.ndarray) and (x != x).any():
+            raise FloatingPointError(f"agent{keystr(path)} is NaN; the last checkpoint is good")
     return state
 
 
 def save(agent: Agent, rows: Rows, run_dir: Path) -> None:
-    """Write checkpoint.pt, whole or not at all, and args.json and episodes.csv, for people;
-    FloatingPointError, and nothing written, if a tensor of the agent has a NaN."""
-    state = state_of(agent)
-    for name, value in state.items():
-        tensors = filter(torch.is_tensor, tree_leaves(value))
-        if any(tensor.is_floating_point() and tensor.isnan().any() for tensor in tensors):
-            raise FloatingPointError(f"agent.{name} is NaN; {run_dir} has the last good checkpoint")
-    not_saved = {"run_dir", "resume", "play", "device"}
-    text = TypeAdapter(Args).dump_json(agent.args, indent=2, exclude=not_saved).decode()
-    temporary = run_dir / "checkpoint.tmp"
-    torch.save({"args": text, "agent": state, "rows": json.dumps(rows)}, temporary)
-    torch.load(temporary, weights_only=True, mmap=True)  # what could not be loaded fails now
-    os.replace(temporary, run_dir / "checkpoint.pt")
-    (run_dir / "args.json").write_text(text)
+    """Write checkpoint.pt, whole or not at all, and args.json and episodes.csv, for people."""
+    now = {"run_dir", "resume", "play", "capture_video", "track", "device"}  # given anew
+    args = TypeAdapter(Args).dump_json(agent.args, indent=2, exclude=now).decode()
+    state = {"agent": state_of(agent), "args": args, "rows": json.dumps(rows)}
+    torch.save(state, run_dir / "checkpoint.tmp")
+    torch.load(run_dir / "checkpoint.tmp", weights_only=True, mmap=True)  # else it fails too late
+    os.replace(run_dir / "checkpoint.tmp", run_dir / "checkpoint.pt")
+    (run_dir / "args.json").write_text(args)
     write_csv(rows, run_dir / "episodes.csv")
 
 
 def load(agent: Agent, run_dir: Path) -> Rows:
     """Restore what `save` wrote; return the rows. With weights_only a checkpoint runs no code."""
     checkpoint = torch.load(run_dir / "checkpoint.pt", map_location="cpu", weights_only=True)
-    saved, names = checkpoint["agent"], state_of(agent).keys()
-    learned = {name for name in saved if isinstance(saved[name], dict)}  # networks, optimisers
-    if different := (names - saved.keys()) | (learned - names):
+    saved, fresh = checkpoint["agent"], state_of(agent)
+    late = {path for path in saved.keys() - fresh.keys() if isinstance(saved[path], dict)}
+    if different := late | (fresh.keys() - saved.keys()):
         raise ValueError(f"of another {SCRIPT}.py, or made after Agent.__init__: {different}")
-    for name, value in saved.items():
-        attribute = getattr(agent, name, None)  # a number may be new since `__init__`
-        if hasattr(attribute, "load_state_dict"):
-            attribute.load_state_dict(value)
-        elif isinstance(attribute, torch.Tensor):
-            if (value.dtype, value.shape) != (attribute.dtype, attribute.shape):
-                raise ValueError(f"agent.{name} was saved with another dtype or size")
-            attribute.data.copy_(value)
+    agent.load_state_dict(saved.pop("tensors"))
+    for path, value in saved.items():
+        module, _, name = path.rpartition(".")
+        owner = agent.get_submodule(module)
+        if hasattr(old := getattr(owner, name, None), "load_state_dict"):
+            old.load_state_dict(value)
         else:
-            setattr(agent, name, value)
+            setattr(owner, name, value)
     return json.loads(checkpoint["rows"])
 
 
@@ -491,11 +481,8 @@ def plot_learning_curve(rows: Rows, path: Path) -> None:
 
 def learn(env: gym.Env, agent: Agent, rows: Rows, run_dir: Path) -> None:
     """Train; log each episode, write checkpoints between them, draw the learning curve."""
-    args = agent.args
-    if args.track:
-        import wandb
-    started = time.perf_counter() - (rows[-1]["seconds"] if rows else 0.0)
-    last_save = time.perf_counter()
+    args, last_save = agent.args, time.perf_counter()
+    started = last_save - (rows[-1]["seconds"] if rows else 0.0)
     with tqdm(total=args.total_timesteps, initial=agent.timestep, disable=None) as bar:
         for result in train(env, agent):
             now = time.perf_counter()
@@ -503,9 +490,10 @@ def learn(env: gym.Env, agent: Agent, rows: Rows, run_dir: Path) -> None:
             row |= {k: v.item() if hasattr(v, "item") else v for k, v in result.items()}
             rows.append(row)
             if args.track:
-                wandb.log(row, step=row["timestep"])
-            recent = fmean(row["return"] for row in rows[-20:])
-            bar.set_postfix_str(f"return {recent:.1f}", refresh=False)
+                import wandb
+
+                wandb.log(row, step=agent.timestep)
+            bar.set_postfix_str(f"return {fmean(row['return'] for row in rows[-20:]):.1f}", False)
             bar.update(agent.timestep - bar.n)
             if now - last_save >= args.checkpoint_every:
                 save(agent, rows, run_dir)
@@ -514,51 +502,47 @@ def learn(env: gym.Env, agent: Agent, rows: Rows, run_dir: Path) -> None:
     plot_learning_curve(rows, run_dir / "learning_curve.png")
 
 
-def parse_args(argv: Sequence[str] | None = None) -> Args:
-    """Read the command line; with --resume or --play, on top of the arguments of that run."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    one_of = parser.add_mutually_exclusive_group()
-    for flags in (["--run-dir", "--run_dir"], ["--resume"], ["--play"]):  # tyro takes both
-        one_of.add_argument(*flags, type=Path)
-    given, saved = parser.parse_known_args(argv)[0], Args()
-    if folder := given.resume or given.play:
-        with usage_errors(f"{folder}: not a run of {SCRIPT}.py", Exception):  # torch has many kinds
-            checkpoint = torch.load(folder / "checkpoint.pt", weights_only=True, mmap=True)
-            saved = TypeAdapter(Args).validate_json(checkpoint["args"])
-    if given.play:
-        saved = replace(saved, capture_video=False, track=False)  # unless they are given anew
-    return tyro.cli(Args, args=argv, description=__doc__, default=saved)
-
-
 def main(argv: Sequence[str] | None = None) -> tuple[Agent, Path]:
     """Run the script as from the command line; return the agent and the folder of its run."""
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))  # one is fastest here
     torch.set_flush_denormal(True)  # dead units' moments fade into denormals, 10 times slower
-    args = parse_args(argv)
-    screen = sys.platform in ("darwin", "win32") or "DISPLAY" in os.environ
-    mode = "rgb_array" if args.capture_video else "human" if args.play and screen else None
-    with usage_errors(f"--env-id {args.env_id}", gym.error.Error, ModuleNotFoundError):
+    args, rows = tyro.cli(Args, args=argv, description=__doc__), []
+    old_run = args.resume or args.play
+    given, wrong = f"{old_run}: not a run of {SCRIPT}.py", (Exception,)  # torch raises many kinds
+    try:
+        if old_run:  # its arguments are the defaults
+            checkpoint = torch.load(old_run / "checkpoint.pt", weights_only=True, mmap=True)
+            defaults = TypeAdapter(Args).validate_json(checkpoint["args"])
+            args = tyro.cli(Args, args=argv, default=defaults)
+        given, wrong = f"--env-id {args.env_id}", (gym.error.Error, ModuleNotFoundError)
+        screen = sys.platform in ("darwin", "win32") or "DISPLAY" in os.environ
+        mode = "rgb_array" if args.capture_video else "human" if args.play and screen else None
         env = make_env(args.env_id, mode)
-    agent = Agent(env, args)
-    name = f"{args.env_id}__{SCRIPT}__{args.seed}__{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
-    run_dir = args.resume or args.play or args.run_dir or Path("runs", re.sub(r"[/:]", "-", name))
-    if args.resume or args.play:
-        with usage_errors(run_dir / "checkpoint.pt", Exception):
+        if env.has_wrapper_attr("obs_rms") or env.has_wrapper_attr("return_rms"):
+            raise gym.error.Error("a wrapper normalises, by statistics that no checkpoint holds")
+        agent = Agent(env, args)
+        name = f"{args.env_id}__{SCRIPT}__{args.seed}__{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
+        run_dir = old_run or args.run_dir or Path("runs", re.sub(r"[/:]", "-", name))
+        if old_run:
+            given, wrong = run_dir, (Exception,)
             rows = load(agent, run_dir)
-    else:
-        with usage_errors(f"--run-dir {run_dir}", OSError):
+        else:
+            given, wrong = f"--run-dir {run_dir}", (OSError,)
             run_dir.mkdir(parents=True)
-        rows = []
-        save(agent, rows, run_dir)
+    except wrong as error:
+        what = " ".join(str(error).splitlines()[:2]) or repr(error)  # some go on for pages
+        print(f"{SCRIPT}.py: error: {given}: {what}", file=sys.stderr)
+        raise SystemExit(2) from None
     if args.track:
         import wandb
 
         run_id = "-".join(run_dir.absolute().parts[-2:])  # the same with --resume
         project = os.environ.get("WANDB_PROJECT", "minimal-rl")
-        resume = "allow" if args.resume or args.play else "never"
+        resume = "allow" if old_run else "never"
         wandb.init(project=project, name=run_id, id=run_id, resume=resume, config=asdict(args))
     try:
         if not args.play:
+            save(agent, rows, run_dir)
             learn(env, agent, rows, run_dir)
         if args.capture_video:
             env = gym.wrappers.RecordVideo(env, f"{run_dir}/videos", episode_trigger=lambda _: True)

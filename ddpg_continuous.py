@@ -1,22 +1,14 @@
 # /// script
 # requires-python = ">=3.11"
 # dependencies = [
-#     "gymnasium[box2d,classic-control,mujoco]==1.4.0",
-#     "matplotlib==3.11.2",
-#     "moviepy==2.2.1",
-#     "numpy==2.4.6",
-#     "pydantic==2.14.4",
-#     "torch==2.13.0",
-#     "tqdm==4.70.1",
-#     "tyro==1.0.17",
+#     "gymnasium[box2d,classic-control,mujoco]==1.4.0", "matplotlib==3.11.2", "moviepy==2.2.1",
+#     "numpy==2.4.6", "pydantic==2.14.4", "torch==2.13.0", "tqdm==4.70.1", "tyro==1.0.17",
 #     "wandb==0.31.0",
 # ]
 # ///
-"""Deep Deterministic Policy Gradient: Lillicrap et al., "Continuous control with deep reinforcement
-learning", ICLR 2016, https://arxiv.org/abs/1509.02971, on any environment with vector observations
-and bounded continuous actions.
+"""Deep Deterministic Policy Gradient, after Algorithm 1 of Lillicrap et al., "Continuous control
+with deep reinforcement learning", ICLR 2016, https://arxiv.org/abs/1509.02971
 
-Algorithm 1
     initialise the critic Q(s,a|θQ) and the actor μ(s|θμ) at random
     initialise the targets Q′ and μ′ with θQ′ ← θQ, θμ′ ← θμ, and the replay buffer R
     for episode = 1, …, M do
@@ -33,38 +25,30 @@ Algorithm 1
 Symbol → name in the code
     s, a, r, s′   → observation, action, reward, next_observation; in `update` s, a, r, s_next
     μ, Q, μ′, Q′  → actor, critic, target_actor, target_critic
-    R, 𝒩, N       → buffer, noise, args.batch_size
+    R, N, 𝒩       → buffer, args.batch_size, agent.noise_scale * noise
 
-Deviations from the paper's low-dimensional setting (section 7), with the flags that undo them
-    Observations with bounds less than 2 apart are stretched to 2: MountainCar's velocity, within
-        ±0.07, would hardly register.
-    No batch normalisation (section 3) and no weight decay on Q, and the action enters Q at its
-        first layer, not the second. With any of the three as in the paper, two of five seeds failed
-        on MountainCar, measured at commit 7094666, which had flags for them.
-    The targets follow five times faster, as the runs are far shorter: --tau 0.001
-    γ is smaller. With 0.99, at commit 7094666, some seeds hovered above LunarLander's ground
-        instead of landing, and InvertedPendulum fell again late in training: --gamma 0.99
-    The noise starts larger and shrinks to a tenth over the run. With the paper's, one seed in three
-        did not learn to land on LunarLander: --noise-sigma 0.2 --noise-final 1
-        Its scale is that of actions in [−1, 1]. The paper gives no time step: with dt = 1,
-        x ← x − θ x + σ N(0, 1) has a correlation time of 6 steps and a standard deviation of 1.9 σ;
-        for another dt, pass θ dt and σ √dt.
+Deviations from the paper's low-dimensional setting (section 7), and the flags that undo them
+    The targets follow five times as fast, as runs are far shorter: --tau 0.001
+    γ is smaller: --gamma 0.99
+    The noise starts larger and shrinks over the run: --noise-sigma 0.2 --noise-final 1
     The learning rates fall to 0 over the second half of the run: --learning-rate-final 1
     The first update comes after 1,000 steps: --learning-starts 1
+Deviations without a flag; benchmarks/README.md has what was measured of them
+    There is no batch normalisation (section 3) and no weight decay on Q, and the action enters Q at
+        its first layer. Observations whose bounds are less than 2 apart are stretched to 2.
     y omits Q′ after a terminal state, but not after a time limit; actions are clipped to their
-        bounds. The paper mentions neither.
+        bounds. The paper mentions neither. Nor has it a time step for 𝒩: here it is 1, and
+        actions lie in [−1, 1]; for another dt pass θ dt and σ √dt.
 
 Examples
     python ddpg_continuous.py --env-id Pendulum-v1
-    python ddpg_continuous.py --env-id LunarLanderContinuous-v3 --total-timesteps 300000
     python ddpg_continuous.py --env-id HalfCheetah-v5 --total-timesteps 1000000 --noise-theta 1
     python ddpg_continuous.py --resume runs/RUN
     python ddpg_continuous.py --play runs/RUN --capture-video
 """
 
-import argparse
-import contextlib
 import copy
+import copyreg
 import csv
 import inspect
 import json
@@ -75,9 +59,9 @@ import shutil
 import sys
 import sysconfig
 import time
-from collections import defaultdict
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
@@ -93,9 +77,10 @@ from pydantic import Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 from pydantic.types import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import keystr, tree_leaves_with_path
 from tqdm import tqdm
 
+Folder = Annotated[Path | None, tyro.conf.create_mutex_group(required=False)]  # one of them
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -106,9 +91,9 @@ class Args:
     env_id: str = "Pendulum-v1"  # Gymnasium environment, also as module:Env-v0
     seed: NonNegativeInt = 1  # seed of all random numbers
     total_timesteps: PositiveInt = 10_000  # environment steps to train for
-    run_dir: Path | None = None  # a new folder for the run; else runs/ENV__SCRIPT__SEED__TIME
-    resume: Path | None = None  # continue the run in this folder
-    play: Path | None = None  # play greedy episodes of the run in this folder
+    run_dir: Folder = None  # a new folder for the run; else runs/ENV__SCRIPT__SEED__TIME
+    resume: Folder = None  # continue the run in this folder
+    play: Folder = None  # play greedy episodes of the run in this folder
     eval_episodes: PositiveInt = 10  # greedy episodes at the end, or with --play
     checkpoint_every: NonNegativeFloat = 20.0  # seconds between checkpoints, at ends of episodes
     capture_video: bool = False  # film the greedy episodes
@@ -132,7 +117,7 @@ class Args:
     def __post_init__(self) -> None:
         if not torch.get_device_module(self.device).is_available():
             raise ValueError(f"device: {self.device} is not available here")
-        if self.learning_starts > self.total_timesteps:
+        if self.learning_starts > self.total_timesteps and not (self.resume or self.play):
             raise ValueError(f"learning_starts: at most {self.total_timesteps}, --total-timesteps")
 
 
@@ -142,10 +127,12 @@ class Args:
 def mlp(*sizes: int) -> nn.Sequential:
     """Return linear layers with ReLU between them, initialised as in section 7: weights and biases
     from Uniform(±1/√fan_in), which is torch's default, those of the last from Uniform(±0.003)."""
-    *hidden, last = [nn.Linear(n, m) for n, m in pairwise(sizes)]
+    layers = []
+    for fan_in, fan_out in pairwise(sizes):
+        layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]
+    *layers, last, _ = layers  # no ReLU after the last
     for parameter in last.parameters():
         nn.init.uniform_(parameter, -3e-3, 3e-3)
-    layers = [layer for linear in hidden for layer in (linear, nn.ReLU())]
     return nn.Sequential(*layers, last)
 
 
@@ -173,14 +160,15 @@ class Critic(nn.Module):
         return self.layers(torch.cat((s, a), dim=1))[:, 0]
 
 
-class Agent:
+class Agent(nn.Module):
     """The networks, their targets and optimisers, and the replay buffer.
 
-    `episode` and `timestep` count finished episodes and environment steps. All attributes are saved
-    and restored; what is kept elsewhere is lost.
+    `episode` and `timestep` count finished episodes and environment steps. All attributes, and
+    those of the agent's modules, are saved and restored; what is kept elsewhere is lost.
     """
 
     def __init__(self, env: gym.Env, args: Args) -> None:
+        super().__init__()
         self.args, self.episode, self.timestep = args, 0, 0
         S, A = env.observation_space.shape[0], env.action_space.shape[0]
         torch.manual_seed(args.seed)  # the initial weights
@@ -188,8 +176,8 @@ class Agent:
         self.critic = Critic(S, A, args.hidden_sizes).to(args.device)
         self.target_actor = copy.deepcopy(self.actor).requires_grad_(False)
         self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
-        self.actor_optimizer = Adam(self.actor.parameters(), args.actor_learning_rate)
-        self.critic_optimizer = Adam(self.critic.parameters(), args.critic_learning_rate)
+        self.actor_optimizer = Adam(self.actor.parameters(), lr=args.actor_learning_rate)
+        self.critic_optimizer = Adam(self.critic.parameters(), lr=args.critic_learning_rate)
         self.buffer = ReplayBuffer(args.buffer_size, env)
 
     @torch.inference_mode()
@@ -198,24 +186,35 @@ class Agent:
         s = torch.as_tensor(observation, dtype=torch.float32, device=self.args.device)
         return self.actor(s).cpu().numpy()
 
+    def anneal(self) -> None:
+        """Set the scale of the noise and the learning rates, which fall as the run goes on."""
+        args, progress = self.args, self.timestep / self.args.total_timesteps
+        self.noise_scale = args.noise_final**progress  # from 1 to noise_final
+        fraction = np.interp(progress, (0.5, 1), (1, args.learning_rate_final))
+        self.actor_optimizer.lr.fill_(fraction * args.actor_learning_rate)
+        self.critic_optimizer.lr.fill_(fraction * args.critic_learning_rate)
+
     def update(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Learn from a minibatch of the replay buffer; return what to log."""
-        args = self.args
         s, a, r = batch["observation"], batch["action"], batch["reward"]
         s_next, terminated = batch["next_observation"], batch["terminated"]
 
         with torch.no_grad():
             q_next = self.target_critic(s_next, self.target_actor(s_next))
-            y = r + args.gamma * (1 - terminated) * q_next  # y = r + γ Q′(s′, μ′(s′))
+            y = r + self.args.gamma * (1 - terminated) * q_next  # y = r + γ Q′(s′, μ′(s′))
         q = self.critic(s, a)
         critic_loss = F.mse_loss(q, y)  # L = 1/N Σ (y − Q(s,a))²
-        self.critic_optimizer.minimize(critic_loss)
+        self.critic_optimizer.zero_grad()
+        critic_loss.backward()
+        self.critic_optimizer.step()
 
         actor_loss = -self.critic(s, self.actor(s)).mean()  # −J; autograd: ∇a Q|a=μ(s) ∇θμ μ(s)
-        self.actor_optimizer.minimize(actor_loss)
+        self.actor_optimizer.zero_grad()
+        actor_loss.backward(inputs=list(self.actor.parameters()))  # Q only passes ∇a on
+        self.actor_optimizer.step()
 
-        soft_update(self.target_critic, self.critic, args.tau)  # θQ′ ← τ θQ + (1−τ) θQ′
-        soft_update(self.target_actor, self.actor, args.tau)  # θμ′ ← τ θμ + (1−τ) θμ′
+        soft_update(self.target_critic, self.critic, self.args.tau)  # θQ′ ← τ θQ + (1−τ) θQ′
+        soft_update(self.target_actor, self.actor, self.args.tau)  # θμ′ ← τ θμ + (1−τ) θμ′
         log = {"critic_loss": critic_loss, "actor_loss": actor_loss, "q": q.mean()}
         return {name: value.detach() for name, value in log.items()}
 
@@ -224,26 +223,24 @@ def train(env: gym.Env, agent: Agent) -> Iterator[dict[str, float]]:
     """Algorithm 1, for `total_timesteps`; yield a row of the log after each episode."""
     args = agent.args
     update = compiled(agent.update, args.device) if args.compile else agent.update
+    # A resumed run enters here: what is to outlast an episode belongs to the agent.
     while agent.timestep < args.total_timesteps:  # for episode = 1, …, M
         rng = seed_episode(env, args.seed, agent.episode)  # all of the episode's randomness
         noise = np.zeros(env.action_space.shape)  # initialise 𝒩, Ornstein-Uhlenbeck
         observation, _ = env.reset(seed=int(rng.integers(2**31)))  # receive s₁
         rewards, ended, log = [], False, defaultdict(list)
         while not ended and agent.timestep < args.total_timesteps:  # for t = 1, …, T
-            observation = np.array(observation)  # the environment may reuse its array
-            progress = agent.timestep / args.total_timesteps
+            agent.anneal()
             noise = noise - args.noise_theta * noise + rng.normal(0, args.noise_sigma, noise.shape)
-            scale = args.noise_final**progress  # from 1 to noise_final
-            action = (agent.act(observation) + scale * noise).clip(-1, 1)  # a = μ(s|θμ) + 𝒩
+            action = agent.act(observation) + agent.noise_scale * noise  # a = μ(s|θμ) + 𝒩
+            action = action.clip(-1, 1)
             next_observation, reward, terminated, truncated, _ = env.step(action)
             agent.timestep += 1
             agent.buffer.add(observation, action, reward, next_observation, terminated)  # into R
             if agent.buffer.count >= args.learning_starts:
-                decay = np.interp(progress, (0.5, 1), (1, args.learning_rate_final))
-                agent.actor_optimizer.learning_rate.fill_(decay * args.actor_learning_rate)
-                agent.critic_optimizer.learning_rate.fill_(decay * args.critic_learning_rate)
                 batch = agent.buffer.sample(args.batch_size, rng, args.device)  # sample N
-                for name, value in update(batch).items():  # update θQ, θμ, θQ′, θμ′
+                losses = update(batch)  # θQ, θμ, θQ′, θμ′
+                for name, value in losses.items():
                     log[name].append(float(value))
             rewards.append(float(reward))
             observation, ended = next_observation, terminated or truncated
@@ -258,9 +255,14 @@ class ReplayBuffer:
 
     def __init__(self, size: int, env: gym.Env) -> None:
         s, a = env.observation_space.shape, env.action_space.shape
-        names = ("observation", "action", "reward", "next_observation", "terminated")
-        fields = [(name, np.float32, shape) for name, shape in zip(names, (s, a, (), s, ()))]
-        self.data = np.zeros(size, fields)
+        fields = [
+            ("observation", np.float32, s),
+            ("action", env.action_space.dtype, a),
+            ("reward", np.float32),
+            ("next_observation", np.float32, s),
+            ("terminated", np.float32),
+        ]
+        self.data = np.zeros(size, np.dtype(fields, align=True))
         self.count = 0  # transitions added so far, including those overwritten
 
     def __len__(self) -> int:
@@ -269,10 +271,9 @@ class ReplayBuffer:
     def add(self, *transition: Any) -> None:
         """Overwrite the oldest with observation, action, reward, next_observation, terminated (not
         by a time limit); FloatingPointError if one is NaN or infinite."""
-        index = self.count % len(self.data)
-        self.data[index] = transition
-        if not np.isfinite(self.data[index : index + 1].view(np.float32)).all():
+        if not np.isfinite(np.hstack(transition)).all():
             raise FloatingPointError(f"transition {self.count} is not finite: {transition}")
+        self.data[self.count % len(self.data)] = transition
         self.count += 1
 
     def sample(self, batch_size: int, rng: np.random.Generator, device: str) -> dict[str, Tensor]:
@@ -291,28 +292,32 @@ class ReplayBuffer:
 
 
 class Adam(nn.Module):
-    """Adam (Kingma & Ba 2015), written with tensors only, so that it compiles with the update."""
+    """Adam (Kingma & Ba 2015) as in torch.optim, whose own does not compile into one graph with
+    the update: with it, an update takes twice (DDPG) to five times (DQN) as long."""
 
-    def __init__(self, parameters: Iterable[Tensor], learning_rate: float) -> None:
+    def __init__(self, parameters: Iterable[Tensor], lr: float) -> None:
         super().__init__()
-        self.params = list(parameters)
-        self.sizes = [p.numel() for p in self.params]
-        zeros = self.params[0].new_zeros(sum(self.sizes))
+        self.params = nn.ParameterList(parameters)
+        zeros = torch.cat([torch.zeros_like(p).flatten() for p in self.params])
         self.m, self.v = nn.Buffer(zeros), nn.Buffer(zeros.clone())  # first and second moments
-        self.learning_rate = nn.Buffer(zeros.new_tensor(learning_rate))  # α
+        self.lr = nn.Buffer(zeros.new_tensor(lr))  # the learning rate α; change it by fill_
         self.beta1_t = nn.Buffer(zeros.new_tensor(1.0))  # β₁ᵗ
         self.beta2_t = nn.Buffer(zeros.new_tensor(1.0))  # β₂ᵗ
 
-    def minimize(self, loss: Tensor) -> None:
-        """Take a step against the gradient of the loss. No .grad is set: clip `g` here."""
-        gradients = torch.autograd.grad(loss, self.params)
-        with torch.no_grad():
-            g = torch.cat([gradient.flatten() for gradient in gradients])
-            m_hat = self.m.lerp_(g, 1 - 0.9) / (1 - self.beta1_t.mul_(0.9))
-            v_hat = self.v.lerp_(g * g, 1 - 0.999) / (1 - self.beta2_t.mul_(0.999))
-            steps = self.learning_rate * m_hat / (v_hat.sqrt() + 1e-8)
-            for p, step in zip(self.params, steps.split(self.sizes)):
-                p.sub_(step.view_as(p))
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+        for p in self.params:
+            p.grad = None
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Take a step against the gradients."""
+        g = torch.cat([p.grad.flatten() for p in self.params])
+        m_hat = self.m.lerp_(g, 1 - 0.9) / (1 - self.beta1_t.mul_(0.9))
+        v_hat = self.v.lerp_(g * g, 1 - 0.999) / (1 - self.beta2_t.mul_(0.999))
+        steps = self.lr * m_hat / (v_hat.sqrt() + 1e-8)
+        for p, step in zip(self.params, steps.split([p.numel() for p in self.params])):
+            p.sub_(step.view_as(p))
 
 
 @torch.no_grad()
@@ -331,11 +336,25 @@ def compiled(function: Callable[..., Any], device: str) -> Callable[..., Any]:
     if not (python_h.exists() and shutil.which(os.environ.get("CXX", "g++"))):
         print("slower, as with --no-compile: no C++ compiler, or no Python.h", file=sys.stderr)
         return function
-    torch._dynamo.config.trace_autograd_ops = True  # torch.autograd.grad within the graph
+    torch._dynamo.config.trace_autograd_ops = True  # backward() within the graph
     torch._dynamo.config.specialize_float = True  # else a float that changes may stay as it was
     # Called from C++, a graph has less overhead, but on CUDA it gave wrong numbers (torch 2.11).
-    options = {"cpp_wrapper": device == "cpu", "size_asserts": False}
-    return torch.compile(function, fullgraph=True, options=options)
+    options = {"cpp_wrapper": device == "cpu", "size_asserts": False, "fallback_random": True}
+    graph = torch.compile(function, fullgraph=True, options=options)
+    breaks = torch._dynamo.utils.counters["graph_break"]
+    breaks.clear()
+
+    def call(*args: Any) -> Any:
+        try:
+            result = graph(*args)
+        except (torch._dynamo.exc.Unsupported, torch._dynamo.exc.FailOnRecompileLimitHit) as error:
+            error.add_note("A number that changes must be a tensor; --no-compile runs any code.")
+            raise
+        if breaks:  # with several graphs, torch loses gradients without a word
+            raise RuntimeError("not one graph: keep fullgraph=True, or use --no-compile")
+        return result
+
+    return call
 
 
 def make_env(env_id: str, render_mode: str | None = None) -> gym.Env:
@@ -366,17 +385,10 @@ def make_env(env_id: str, render_mode: str | None = None) -> gym.Env:
 
 SCRIPT = Path(__file__).stem
 Rows = list[dict[str, Any]]
-
-
-@contextlib.contextmanager
-def usage_errors(given: Any, *errors: type[Exception]) -> Iterator[None]:
-    """Turn errors into one message that names what was given, and exit code 2."""
-    try:
-        yield
-    except errors as error:
-        what = " ".join(str(error).splitlines()[:2]) or repr(error)  # some go on for pages
-        print(f"{SCRIPT}.py: error: {given}: {what}", file=sys.stderr)
-        raise SystemExit(2) from None
+copyreg.pickle(deque, lambda x: (deque, (list(x), x.maxlen)))  # as weights_only reads it
+NUMPY = [np.ndarray, np.dtype, np._core.multiarray._reconstruct, np._core.multiarray.scalar]
+NUMPY += {type(np.dtype(code)) for code in np.typecodes["All"]}
+torch.serialization.add_safe_globals([deque, *NUMPY])
 
 
 def seed_episode(env: gym.Env, *seed: int) -> np.random.Generator:
@@ -405,59 +417,55 @@ def evaluate(agent: Agent, env: gym.Env, episodes: int) -> Rows:
 
 
 def state_of(agent: Agent) -> dict[str, Any]:
-    """Return what to save: the agent's attributes, except functions and its arguments; TypeError if
-    one cannot be saved, or would come back as a copy, such as a learned tensor in a list."""
-    state = {}
-    for name, value in vars(agent).items():
-        if inspect.isroutine(value) or isinstance(value, Args):
-            continue
-        if hasattr(value, "state_dict"):  # networks, buffer, optimisers
-            value = value.state_dict()
-        state[name] = value.item() if isinstance(value, np.generic) else value
-        for leaf in tree_leaves(state[name]):
-            learned = getattr(leaf, "requires_grad", False) and leaf is not value
-            if learned or not isinstance(leaf, torch.Tensor | int | float | str | None):
-                what = "a learned tensor in it" if learned else type(leaf).__name__
-                use = "use a tensor, an nn.ModuleList or an nn.ParameterList"
-                raise TypeError(f"agent.{name}: {what} is not saved; {use}")
+    """Return what to save: the agent's `state_dict`, and by their paths the other attributes of the
+    agent and of its modules, except functions, classes and its arguments; TypeError if one cannot
+    be saved, FloatingPointError if one has a NaN."""
+    state = {"tensors": agent.state_dict()}
+    for path, module in agent.named_modules():
+        own = {} if type(module).__module__.startswith("torch.") else vars(module)
+        for name in own.keys() - vars(nn.Module()).keys():
+            value = own[name]
+            if not (inspect.isroutine(value) or isinstance(value, Args | type | torch.device)):
+                part = value.state_dict() if hasattr(value, "state_dict") else value
+                state[f"{path}.{name}"] = part
+    kept = {dict, OrderedDict, list, tuple, deque}  # a subclass would be loaded as code
+    for path, x in tree_leaves_with_path(state, is_leaf=lambda x: type(x) not in kept):
+        plain = isinstance(x, torch.Tensor | np.ndarray | np.generic | int | float | str | None)
+        if not plain or getattr(x, "requires_grad", False):
+            use = "use tensors, arrays, numbers; nn.Parameter for what is learned"
+            raise TypeError(f"agent{keystr(path)}: {type(x).__name__} is not saved; {use}")
+        if isinstance(x, torch.Tensor | np.ndarray) and (x != x).any():
+            raise FloatingPointError(f"agent{keystr(path)} is NaN; the last checkpoint is good")
     return state
 
 
 def save(agent: Agent, rows: Rows, run_dir: Path) -> None:
-    """Write checkpoint.pt, whole or not at all, and args.json and episodes.csv, for people;
-    FloatingPointError, and nothing written, if a tensor of the agent has a NaN."""
-    state = state_of(agent)
-    for name, value in state.items():
-        tensors = filter(torch.is_tensor, tree_leaves(value))
-        if any(tensor.is_floating_point() and tensor.isnan().any() for tensor in tensors):
-            raise FloatingPointError(f"agent.{name} is NaN; {run_dir} has the last good checkpoint")
-    not_saved = {"run_dir", "resume", "play", "device"}
-    text = TypeAdapter(Args).dump_json(agent.args, indent=2, exclude=not_saved).decode()
-    temporary = run_dir / "checkpoint.tmp"
-    torch.save({"args": text, "agent": state, "rows": json.dumps(rows)}, temporary)
-    torch.load(temporary, weights_only=True, mmap=True)  # what could not be loaded fails now
-    os.replace(temporary, run_dir / "checkpoint.pt")
-    (run_dir / "args.json").write_text(text)
+    """Write checkpoint.pt, whole or not at all, and args.json and episodes.csv, for people."""
+    now = {"run_dir", "resume", "play", "capture_video", "track", "device"}  # given anew
+    args = TypeAdapter(Args).dump_json(agent.args, indent=2, exclude=now).decode()
+    state = {"agent": state_of(agent), "args": args, "rows": json.dumps(rows)}
+    torch.save(state, run_dir / "checkpoint.tmp")
+    torch.load(run_dir / "checkpoint.tmp", weights_only=True, mmap=True)  # else it fails too late
+    os.replace(run_dir / "checkpoint.tmp", run_dir / "checkpoint.pt")
+    (run_dir / "args.json").write_text(args)
     write_csv(rows, run_dir / "episodes.csv")
 
 
 def load(agent: Agent, run_dir: Path) -> Rows:
     """Restore what `save` wrote; return the rows. With weights_only a checkpoint runs no code."""
     checkpoint = torch.load(run_dir / "checkpoint.pt", map_location="cpu", weights_only=True)
-    saved, names = checkpoint["agent"], state_of(agent).keys()
-    learned = {name for name in saved if isinstance(saved[name], dict)}  # networks, optimisers
-    if different := (names - saved.keys()) | (learned - names):
+    saved, fresh = checkpoint["agent"], state_of(agent)
+    late = {path for path in saved.keys() - fresh.keys() if isinstance(saved[path], dict)}
+    if different := late | (fresh.keys() - saved.keys()):
         raise ValueError(f"of another {SCRIPT}.py, or made after Agent.__init__: {different}")
-    for name, value in saved.items():
-        attribute = getattr(agent, name, None)  # a number may be new since `__init__`
-        if hasattr(attribute, "load_state_dict"):
-            attribute.load_state_dict(value)
-        elif isinstance(attribute, torch.Tensor):
-            if (value.dtype, value.shape) != (attribute.dtype, attribute.shape):
-                raise ValueError(f"agent.{name} was saved with another dtype or size")
-            attribute.data.copy_(value)
+    agent.load_state_dict(saved.pop("tensors"))
+    for path, value in saved.items():
+        module, _, name = path.rpartition(".")
+        owner = agent.get_submodule(module)
+        if hasattr(old := getattr(owner, name, None), "load_state_dict"):
+            old.load_state_dict(value)
         else:
-            setattr(agent, name, value)
+            setattr(owner, name, value)
     return json.loads(checkpoint["rows"])
 
 
@@ -484,11 +492,8 @@ def plot_learning_curve(rows: Rows, path: Path) -> None:
 
 def learn(env: gym.Env, agent: Agent, rows: Rows, run_dir: Path) -> None:
     """Train; log each episode, write checkpoints between them, draw the learning curve."""
-    args = agent.args
-    if args.track:
-        import wandb
-    started = time.perf_counter() - (rows[-1]["seconds"] if rows else 0.0)
-    last_save = time.perf_counter()
+    args, last_save = agent.args, time.perf_counter()
+    started = last_save - (rows[-1]["seconds"] if rows else 0.0)
     with tqdm(total=args.total_timesteps, initial=agent.timestep, disable=None) as bar:
         for result in train(env, agent):
             now = time.perf_counter()
@@ -496,9 +501,10 @@ def learn(env: gym.Env, agent: Agent, rows: Rows, run_dir: Path) -> None:
             row |= {k: v.item() if hasattr(v, "item") else v for k, v in result.items()}
             rows.append(row)
             if args.track:
-                wandb.log(row, step=row["timestep"])
-            recent = fmean(row["return"] for row in rows[-20:])
-            bar.set_postfix_str(f"return {recent:.1f}", refresh=False)
+                import wandb
+
+                wandb.log(row, step=agent.timestep)
+            bar.set_postfix_str(f"return {fmean(row['return'] for row in rows[-20:]):.1f}", False)
             bar.update(agent.timestep - bar.n)
             if now - last_save >= args.checkpoint_every:
                 save(agent, rows, run_dir)
@@ -507,51 +513,47 @@ def learn(env: gym.Env, agent: Agent, rows: Rows, run_dir: Path) -> None:
     plot_learning_curve(rows, run_dir / "learning_curve.png")
 
 
-def parse_args(argv: Sequence[str] | None = None) -> Args:
-    """Read the command line; with --resume or --play, on top of the arguments of that run."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    one_of = parser.add_mutually_exclusive_group()
-    for flags in (["--run-dir", "--run_dir"], ["--resume"], ["--play"]):  # tyro takes both
-        one_of.add_argument(*flags, type=Path)
-    given, saved = parser.parse_known_args(argv)[0], Args()
-    if folder := given.resume or given.play:
-        with usage_errors(f"{folder}: not a run of {SCRIPT}.py", Exception):  # torch has many kinds
-            checkpoint = torch.load(folder / "checkpoint.pt", weights_only=True, mmap=True)
-            saved = TypeAdapter(Args).validate_json(checkpoint["args"])
-    if given.play:
-        saved = replace(saved, capture_video=False, track=False)  # unless they are given anew
-    return tyro.cli(Args, args=argv, description=__doc__, default=saved)
-
-
 def main(argv: Sequence[str] | None = None) -> tuple[Agent, Path]:
     """Run the script as from the command line; return the agent and the folder of its run."""
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))  # one is fastest here
     torch.set_flush_denormal(True)  # dead units' moments fade into denormals, 10 times slower
-    args = parse_args(argv)
-    screen = sys.platform in ("darwin", "win32") or "DISPLAY" in os.environ
-    mode = "rgb_array" if args.capture_video else "human" if args.play and screen else None
-    with usage_errors(f"--env-id {args.env_id}", gym.error.Error, ModuleNotFoundError):
+    args, rows = tyro.cli(Args, args=argv, description=__doc__), []
+    old_run = args.resume or args.play
+    given, wrong = f"{old_run}: not a run of {SCRIPT}.py", (Exception,)  # torch raises many kinds
+    try:
+        if old_run:  # its arguments are the defaults
+            checkpoint = torch.load(old_run / "checkpoint.pt", weights_only=True, mmap=True)
+            defaults = TypeAdapter(Args).validate_json(checkpoint["args"])
+            args = tyro.cli(Args, args=argv, default=defaults)
+        given, wrong = f"--env-id {args.env_id}", (gym.error.Error, ModuleNotFoundError)
+        screen = sys.platform in ("darwin", "win32") or "DISPLAY" in os.environ
+        mode = "rgb_array" if args.capture_video else "human" if args.play and screen else None
         env = make_env(args.env_id, mode)
-    agent = Agent(env, args)
-    name = f"{args.env_id}__{SCRIPT}__{args.seed}__{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
-    run_dir = args.resume or args.play or args.run_dir or Path("runs", re.sub(r"[/:]", "-", name))
-    if args.resume or args.play:
-        with usage_errors(run_dir / "checkpoint.pt", Exception):
+        if env.has_wrapper_attr("obs_rms") or env.has_wrapper_attr("return_rms"):
+            raise gym.error.Error("a wrapper normalises, by statistics that no checkpoint holds")
+        agent = Agent(env, args)
+        name = f"{args.env_id}__{SCRIPT}__{args.seed}__{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
+        run_dir = old_run or args.run_dir or Path("runs", re.sub(r"[/:]", "-", name))
+        if old_run:
+            given, wrong = run_dir, (Exception,)
             rows = load(agent, run_dir)
-    else:
-        with usage_errors(f"--run-dir {run_dir}", OSError):
+        else:
+            given, wrong = f"--run-dir {run_dir}", (OSError,)
             run_dir.mkdir(parents=True)
-        rows = []
-        save(agent, rows, run_dir)
+    except wrong as error:
+        what = " ".join(str(error).splitlines()[:2]) or repr(error)  # some go on for pages
+        print(f"{SCRIPT}.py: error: {given}: {what}", file=sys.stderr)
+        raise SystemExit(2) from None
     if args.track:
         import wandb
 
         run_id = "-".join(run_dir.absolute().parts[-2:])  # the same with --resume
         project = os.environ.get("WANDB_PROJECT", "minimal-rl")
-        resume = "allow" if args.resume or args.play else "never"
+        resume = "allow" if old_run else "never"
         wandb.init(project=project, name=run_id, id=run_id, resume=resume, config=asdict(args))
     try:
         if not args.play:
+            save(agent, rows, run_dir)
             learn(env, agent, rows, run_dir)
         if args.capture_video:
             env = gym.wrappers.RecordVideo(env, f"{run_dir}/videos", episode_trigger=lambda _: True)

@@ -1,22 +1,14 @@
 # /// script
 # requires-python = ">=3.11"
 # dependencies = [
-#     "gymnasium[box2d,classic-control,mujoco]==1.4.0",
-#     "matplotlib==3.11.2",
-#     "moviepy==2.2.1",
-#     "numpy==2.4.6",
-#     "pydantic==2.14.4",
-#     "torch==2.13.0",
-#     "tqdm==4.70.1",
-#     "tyro==1.0.17",
+#     "gymnasium[box2d,classic-control,mujoco]==1.4.0", "matplotlib==3.11.2", "moviepy==2.2.1",
+#     "numpy==2.4.6", "pydantic==2.14.4", "torch==2.13.0", "tqdm==4.70.1", "tyro==1.0.17",
 #     "wandb==0.31.0",
 # ]
 # ///
-"""Deep Q-Network: Mnih et al., "Human-level control through deep reinforcement learning", Nature
-518, 2015, https://doi.org/10.1038/nature14236, on a shower to be kept at 37 to 39 degrees, and on
-any other environment with discrete actions.
+"""Deep Q-Network, after Algorithm 1 of Mnih et al., "Human-level control through deep reinforcement
+learning", Nature 518, 2015, https://doi.org/10.1038/nature14236
 
-Algorithm 1
     initialise the replay memory D, and the action values Q(s,a;θ) at random
     initialise the target Q̂ with θ⁻ = θ
     for episode = 1, …, M do
@@ -32,31 +24,32 @@ Algorithm 1
 Symbol → name in the code
     s, a, r, s′ → observation, action, reward, next_observation; in `update` s, a, r, s_next
     Q, Q̂, D     → q_network, target_network, buffer
-    C           → args.target_network_frequency
+    ε, C        → agent.epsilon, args.target_network_frequency
 
-Deviations from the paper, with the flags that undo most of them
-    Observations are vectors, with no frames to stack. The preprocessing φ counts the shower's
-        temperature from 38 °C: in raw degrees, 35 and 41 look much the same to a network.
-    The error is not clipped: --huber. With it only one seed in five learned CartPole: terminal
-        transitions are rare, have errors of up to 100, and then weigh no more than others.
-    Rewards are not clipped. A time limit is not terminal.
+Deviations from the paper, and the flags that undo them
     Q̂ moves softly, at every step θ⁻ ← τ θ + (1−τ) θ⁻: --tau 1 --target-network-frequency 10000
-    Adam, at 1e-3, not RMSProp. Its rate falls to 0 over the second half: --learning-rate-final 1
-    Two layers of 64 units, an update at every step, and sizes for tasks that take minutes:
-        --batch-size 32 --buffer-size 1000000 --learning-starts 50000
+    The error y − Q(s,a;θ) is not clipped to ±1: --huber
     ε falls over a fifth of the run to 0.05, and is 0 in evaluation: --epsilon-final 0.1
+    Sizes are for tasks of minutes: --batch-size 32 --buffer-size 1000000
+    The first update comes after 100 steps, with ε falling from the first: the paper begins with
+        50,000 frames of random actions: --learning-starts 50000
+    The learning rate falls to 0 over the second half of the run: --learning-rate-final 1
+Deviations without a flag
+    Observations are vectors, not stacked frames, and the network has two hidden layers of 64
+        units. The preprocessing φ only counts the shower's temperature from 38 °C: in raw degrees,
+        35 and 41 look much the same to a network.
+    Every step is followed by an update, not every fourth. Adam updates θ, not RMSProp.
+    Rewards are not clipped to ±1. A time limit is not terminal.
 
 Examples
     python dqn_shower.py
     python dqn_shower.py --env-id CartPole-v1 --total-timesteps 50000 --compile
-    python dqn_shower.py --env-id LunarLander-v3 --total-timesteps 200000 --compile
     python dqn_shower.py --resume runs/RUN
     python dqn_shower.py --play runs/RUN --capture-video
 """
 
-import argparse
-import contextlib
 import copy
+import copyreg
 import csv
 import inspect
 import json
@@ -67,9 +60,9 @@ import shutil
 import sys
 import sysconfig
 import time
-from collections import defaultdict
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
@@ -85,9 +78,10 @@ from pydantic import Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 from pydantic.types import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import keystr, tree_leaves_with_path
 from tqdm import tqdm
 
+Folder = Annotated[Path | None, tyro.conf.create_mutex_group(required=False)]  # one of them
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -98,9 +92,9 @@ class Args:
     env_id: str = "Shower-v0"  # Gymnasium environment, also as module:Env-v0
     seed: NonNegativeInt = 1  # seed of all random numbers
     total_timesteps: PositiveInt = 5_000  # environment steps to train for
-    run_dir: Path | None = None  # a new folder for the run; else runs/ENV__SCRIPT__SEED__TIME
-    resume: Path | None = None  # continue the run in this folder
-    play: Path | None = None  # play greedy episodes of the run in this folder
+    run_dir: Folder = None  # a new folder for the run; else runs/ENV__SCRIPT__SEED__TIME
+    resume: Folder = None  # continue the run in this folder
+    play: Folder = None  # play greedy episodes of the run in this folder
     eval_episodes: PositiveInt = 10  # greedy episodes at the end, or with --play
     checkpoint_every: NonNegativeFloat = 20.0  # seconds between checkpoints, at ends of episodes
     capture_video: bool = False  # film the greedy episodes
@@ -124,8 +118,207 @@ class Args:
     def __post_init__(self) -> None:
         if not torch.get_device_module(self.device).is_available():
             raise ValueError(f"device: {self.device} is not available here")
-        if self.learning_starts > self.total_timesteps:
+        if self.learning_starts > self.total_timesteps and not (self.resume or self.play):
             raise ValueError(f"learning_starts: at most {self.total_timesteps}, --total-timesteps")
+
+
+# Shapes: B batch, S observation size, A number of actions.
+
+
+def make_q_network(*sizes: int) -> nn.Sequential:
+    """Return Q(s,·;θ), […, S] → […, A]: linear layers with ReLU between them."""
+    layers = []
+    for fan_in, fan_out in pairwise(sizes):
+        layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])  # no ReLU after the last
+
+
+class Agent(nn.Module):
+    """The network, its target and optimiser, and the replay memory.
+
+    `episode` and `timestep` count finished episodes and environment steps. All attributes, and
+    those of the agent's modules, are saved and restored; what is kept elsewhere is lost.
+    """
+
+    def __init__(self, env: gym.Env, args: Args) -> None:
+        super().__init__()
+        self.args, self.episode, self.timestep = args, 0, 0
+        S, A = env.observation_space.shape[0], int(env.action_space.n)
+        torch.manual_seed(args.seed)  # the initial weights
+        self.q_network = make_q_network(S, *args.hidden_sizes, A).to(args.device)
+        self.target_network = copy.deepcopy(self.q_network).requires_grad_(False)
+        self.optimizer = Adam(self.q_network.parameters(), lr=args.learning_rate)
+        self.buffer = ReplayBuffer(args.buffer_size, env)
+
+    @torch.inference_mode()
+    def act(self, observation: np.ndarray) -> int:
+        """Return the greedy action, argmaxₐ Q(s,a;θ)."""
+        s = torch.as_tensor(observation, dtype=torch.float32, device=self.args.device)
+        return int(self.q_network(s).argmax())
+
+    def anneal(self) -> None:
+        """Set ε and the learning rate, which fall as the run goes on."""
+        args, progress = self.args, self.timestep / self.args.total_timesteps
+        self.epsilon = np.interp(progress, (0, args.epsilon_fraction), (1, args.epsilon_final))
+        fraction = np.interp(progress, (0.5, 1), (1, args.learning_rate_final))
+        self.optimizer.lr.fill_(fraction * args.learning_rate)
+
+    def update(self, batch: dict[str, Tensor], update_target: bool) -> dict[str, Tensor]:
+        """Learn from a minibatch of the replay memory; return what to log."""
+        s, a, r = batch["observation"], batch["action"], batch["reward"]
+        s_next, terminated = batch["next_observation"], batch["terminated"]
+
+        with torch.no_grad():
+            q_next = self.target_network(s_next).amax(1)  # maxₐ′ Q̂(s′,a′;θ⁻)
+            y = r + self.args.gamma * (1 - terminated) * q_next
+        q = self.q_network(s).gather(1, a[:, None])[:, 0]  # Q(s,a;θ)
+        loss = F.huber_loss(q, y) if self.args.huber else F.mse_loss(q, y)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+
+        if update_target:
+            soft_update(self.target_network, self.q_network, self.args.tau)
+        return {"loss": loss.detach(), "q": q.detach().mean()}
+
+
+def train(env: gym.Env, agent: Agent) -> Iterator[dict[str, float]]:
+    """Algorithm 1, for `total_timesteps`; yield a row of the log after each episode."""
+    args = agent.args
+    update = compiled(agent.update, args.device) if args.compile else agent.update
+    # A resumed run enters here: what is to outlast an episode belongs to the agent.
+    while agent.timestep < args.total_timesteps:  # for episode = 1, …, M
+        rng = seed_episode(env, args.seed, agent.episode)  # all of the episode's randomness
+        observation, _ = env.reset(seed=int(rng.integers(2**31)))  # receive s₁
+        rewards, ended, log = [], False, defaultdict(list)
+        while not ended and agent.timestep < args.total_timesteps:  # for t = 1, …, T
+            agent.anneal()
+            if rng.random() < agent.epsilon:  # with probability ε select a random action
+                action = int(rng.integers(env.action_space.n))
+            else:
+                action = agent.act(observation)  # otherwise argmaxₐ Q(s,a;θ)
+            next_observation, reward, terminated, truncated, _ = env.step(action)  # execute a
+            agent.timestep += 1
+            agent.buffer.add(observation, action, reward, next_observation, terminated)  # into D
+            if agent.buffer.count >= args.learning_starts:
+                batch = agent.buffer.sample(args.batch_size, rng, args.device)  # from D
+                update_target = agent.timestep % args.target_network_frequency == 0  # every C steps
+                losses = update(batch, update_target)  # gradient step
+                for name, value in losses.items():
+                    log[name].append(float(value))
+            rewards.append(float(reward))
+            observation, ended = next_observation, terminated or truncated
+        if ended:
+            agent.episode += 1
+            means = {name: fmean(values) for name, values in log.items()}
+            yield {"return": sum(rewards), "length": len(rewards), **means}
+
+
+class ReplayBuffer:
+    """The last `size` transitions, in one array; memory is taken only as it fills."""
+
+    def __init__(self, size: int, env: gym.Env) -> None:
+        s, a = env.observation_space.shape, env.action_space.shape
+        fields = [
+            ("observation", np.float32, s),
+            ("action", env.action_space.dtype, a),
+            ("reward", np.float32),
+            ("next_observation", np.float32, s),
+            ("terminated", np.float32),
+        ]
+        self.data = np.zeros(size, np.dtype(fields, align=True))
+        self.count = 0  # transitions added so far, including those overwritten
+
+    def __len__(self) -> int:
+        return min(self.count, len(self.data))
+
+    def add(self, *transition: Any) -> None:
+        """Overwrite the oldest with observation, action, reward, next_observation, terminated (not
+        by a time limit); FloatingPointError if one is NaN or infinite."""
+        if not np.isfinite(np.hstack(transition)).all():
+            raise FloatingPointError(f"transition {self.count} is not finite: {transition}")
+        self.data[self.count % len(self.data)] = transition
+        self.count += 1
+
+    def sample(self, batch_size: int, rng: np.random.Generator, device: str) -> dict[str, Tensor]:
+        """Draw uniformly, with replacement; return tensors [B, …] by the names of their fields."""
+        batch = self.data.take(rng.integers(len(self), size=batch_size))
+        return {name: torch.from_numpy(batch[name]).to(device) for name in batch.dtype.names}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all attributes, the transitions as bytes."""
+        return vars(self) | {"data": torch.from_numpy(self.data[: len(self)].view(np.uint8))}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        vars(self).update(state | {"data": self.data})
+        self.data[: len(self)] = state["data"].numpy().view(self.data.dtype)
+
+
+class Adam(nn.Module):
+    """Adam (Kingma & Ba 2015) as in torch.optim, whose own does not compile into one graph with
+    the update: with it, an update takes twice (DDPG) to five times (DQN) as long."""
+
+    def __init__(self, parameters: Iterable[Tensor], lr: float) -> None:
+        super().__init__()
+        self.params = nn.ParameterList(parameters)
+        zeros = torch.cat([torch.zeros_like(p).flatten() for p in self.params])
+        self.m, self.v = nn.Buffer(zeros), nn.Buffer(zeros.clone())  # first and second moments
+        self.lr = nn.Buffer(zeros.new_tensor(lr))  # the learning rate α; change it by fill_
+        self.beta1_t = nn.Buffer(zeros.new_tensor(1.0))  # β₁ᵗ
+        self.beta2_t = nn.Buffer(zeros.new_tensor(1.0))  # β₂ᵗ
+
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+        for p in self.params:
+            p.grad = None
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Take a step against the gradients."""
+        g = torch.cat([p.grad.flatten() for p in self.params])
+        m_hat = self.m.lerp_(g, 1 - 0.9) / (1 - self.beta1_t.mul_(0.9))
+        v_hat = self.v.lerp_(g * g, 1 - 0.999) / (1 - self.beta2_t.mul_(0.999))
+        steps = self.lr * m_hat / (v_hat.sqrt() + 1e-8)
+        for p, step in zip(self.params, steps.split([p.numel() for p in self.params])):
+            p.sub_(step.view_as(p))
+
+
+@torch.no_grad()
+def soft_update(target: nn.Module, network: nn.Module, tau: float) -> None:
+    """θ′ ← τ θ + (1−τ) θ′; buffers, such as batch normalisation's, are copied."""
+    for old, new in zip(target.parameters(), network.parameters()):
+        old.lerp_(new, tau)
+    for old, new in zip(target.buffers(), network.buffers()):
+        old.copy_(new)
+
+
+def compiled(function: Callable[..., Any], device: str) -> Callable[..., Any]:
+    """Compile a function into one graph; what breaks it is an error that names the line. Without a
+    C++ compiler, say so, and return the function as it is."""
+    python_h = Path(sysconfig.get_path("include"), "Python.h")
+    if not (python_h.exists() and shutil.which(os.environ.get("CXX", "g++"))):
+        print("slower, as with --no-compile: no C++ compiler, or no Python.h", file=sys.stderr)
+        return function
+    torch._dynamo.config.trace_autograd_ops = True  # backward() within the graph
+    torch._dynamo.config.specialize_float = True  # else a float that changes may stay as it was
+    # Called from C++, a graph has less overhead, but on CUDA it gave wrong numbers (torch 2.11).
+    options = {"cpp_wrapper": device == "cpu", "size_asserts": False, "fallback_random": True}
+    graph = torch.compile(function, fullgraph=True, options=options)
+    breaks = torch._dynamo.utils.counters["graph_break"]
+    breaks.clear()
+
+    def call(*args: Any) -> Any:
+        try:
+            result = graph(*args)
+        except (torch._dynamo.exc.Unsupported, torch._dynamo.exc.FailOnRecompileLimitHit) as error:
+            error.add_note("A number that changes must be a tensor; --no-compile runs any code.")
+            raise
+        if breaks:  # with several graphs, torch loses gradients without a word
+            raise RuntimeError("not one graph: keep fullgraph=True, or use --no-compile")
+        return result
+
+    return call
 
 
 class ShowerEnv(gym.Env):
@@ -180,186 +373,20 @@ if "Shower-v0" not in gym.registry:  # --env-id dqn_shower:Shower-v0 imports thi
     gym.register("Shower-v0", f"{__name__}:ShowerEnv", max_episode_steps=60)
 
 
-# Shapes: B batch, S observation size, A number of actions.
-
-
-def make_q_network(*sizes: int) -> nn.Sequential:
-    """Return linear layers with ReLU between them: Q(s,·;θ), […, S] → […, A]."""
-    *hidden, last = [nn.Linear(n, m) for n, m in pairwise(sizes)]
-    layers = [layer for linear in hidden for layer in (linear, nn.ReLU())]
-    return nn.Sequential(*layers, last)
-
-
-class Agent:
-    """The network, its target and optimiser, and the replay memory.
-
-    `episode` and `timestep` count finished episodes and environment steps. All attributes are saved
-    and restored; what is kept elsewhere is lost.
-    """
-
-    def __init__(self, env: gym.Env, args: Args) -> None:
-        self.args, self.episode, self.timestep = args, 0, 0
-        S, A = env.observation_space.shape[0], int(env.action_space.n)
-        torch.manual_seed(args.seed)  # the initial weights
-        self.q_network = make_q_network(S, *args.hidden_sizes, A).to(args.device)
-        self.target_network = copy.deepcopy(self.q_network).requires_grad_(False)
-        self.optimizer = Adam(self.q_network.parameters(), args.learning_rate)
-        self.buffer = ReplayBuffer(args.buffer_size, env)
-
-    @torch.inference_mode()
-    def act(self, observation: np.ndarray) -> int:
-        """Return the greedy action, argmaxₐ Q(s,a;θ)."""
-        s = torch.as_tensor(observation, dtype=torch.float32, device=self.args.device)
-        return int(self.q_network(s).argmax())
-
-    def update(self, batch: dict[str, Tensor], update_target: bool) -> dict[str, Tensor]:
-        """Learn from a minibatch of the replay memory; return what to log."""
-        args = self.args
-        s, a, r = batch["observation"], batch["action"].long(), batch["reward"]
-        s_next, terminated = batch["next_observation"], batch["terminated"]
-
-        with torch.no_grad():
-            q_next = self.target_network(s_next).amax(1)  # maxₐ′ Q̂(s′,a′;θ⁻)
-            y = r + args.gamma * (1 - terminated) * q_next
-        q = self.q_network(s).gather(1, a[:, None])[:, 0]  # Q(s,a;θ)
-        loss = F.huber_loss(q, y) if args.huber else F.mse_loss(q, y)
-        self.optimizer.minimize(loss)
-
-        if update_target:
-            soft_update(self.target_network, self.q_network, args.tau)
-        return {"loss": loss.detach(), "q": q.detach().mean()}
-
-
-def train(env: gym.Env, agent: Agent) -> Iterator[dict[str, float]]:
-    """Algorithm 1, for `total_timesteps`; yield a row of the log after each episode."""
-    args = agent.args
-    update = compiled(agent.update, args.device) if args.compile else agent.update
-    while agent.timestep < args.total_timesteps:  # for episode = 1, …, M
-        rng = seed_episode(env, args.seed, agent.episode)  # all of the episode's randomness
-        observation, _ = env.reset(seed=int(rng.integers(2**31)))  # receive s₁
-        rewards, ended, log = [], False, defaultdict(list)
-        while not ended and agent.timestep < args.total_timesteps:  # for t = 1, …, T
-            observation = np.array(observation)  # the environment may reuse its array
-            progress = agent.timestep / args.total_timesteps
-            epsilon = np.interp(progress, (0, args.epsilon_fraction), (1, args.epsilon_final))
-            if rng.random() < epsilon:  # with probability ε select a random action
-                action = int(rng.integers(env.action_space.n))
-            else:
-                action = agent.act(observation)  # otherwise argmaxₐ Q(s,a;θ)
-            next_observation, reward, terminated, truncated, _ = env.step(action)  # execute a
-            agent.timestep += 1
-            agent.buffer.add(observation, action, reward, next_observation, terminated)  # into D
-            if agent.buffer.count >= args.learning_starts:
-                decay = np.interp(progress, (0.5, 1), (1, args.learning_rate_final))
-                agent.optimizer.learning_rate.fill_(decay * args.learning_rate)
-                batch = agent.buffer.sample(args.batch_size, rng, args.device)  # from D
-                update_target = agent.timestep % args.target_network_frequency == 0  # every C steps
-                for name, value in update(batch, update_target).items():  # gradient step
-                    log[name].append(float(value))
-            rewards.append(float(reward))
-            observation, ended = next_observation, terminated or truncated
-        if ended:
-            agent.episode += 1
-            means = {name: fmean(values) for name, values in log.items()}
-            yield {"return": sum(rewards), "length": len(rewards), **means}
-
-
-class ReplayBuffer:
-    """The last `size` transitions, in one array; memory is taken only as it fills."""
-
-    def __init__(self, size: int, env: gym.Env) -> None:
-        s, a = env.observation_space.shape, env.action_space.shape
-        names = ("observation", "action", "reward", "next_observation", "terminated")
-        fields = [(name, np.float32, shape) for name, shape in zip(names, (s, a, (), s, ()))]
-        self.data = np.zeros(size, fields)
-        self.count = 0  # transitions added so far, including those overwritten
-
-    def __len__(self) -> int:
-        return min(self.count, len(self.data))
-
-    def add(self, *transition: Any) -> None:
-        """Overwrite the oldest with observation, action, reward, next_observation, terminated (not
-        by a time limit); FloatingPointError if one is NaN or infinite."""
-        index = self.count % len(self.data)
-        self.data[index] = transition
-        if not np.isfinite(self.data[index : index + 1].view(np.float32)).all():
-            raise FloatingPointError(f"transition {self.count} is not finite: {transition}")
-        self.count += 1
-
-    def sample(self, batch_size: int, rng: np.random.Generator, device: str) -> dict[str, Tensor]:
-        """Draw uniformly, with replacement; return tensors [B, …] by the names of their fields."""
-        batch = self.data.take(rng.integers(len(self), size=batch_size))
-        return {name: torch.from_numpy(batch[name]).to(device) for name in batch.dtype.names}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return all attributes, the transitions as bytes."""
-        return vars(self) | {"data": torch.from_numpy(self.data[: len(self)].view(np.uint8))}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned."""
-        vars(self).update(state | {"data": self.data})
-        self.data[: len(self)] = state["data"].numpy().view(self.data.dtype)
-
-
-class Adam(nn.Module):
-    """Adam (Kingma & Ba 2015), written with tensors only, so that it compiles with the update."""
-
-    def __init__(self, parameters: Iterable[Tensor], learning_rate: float) -> None:
-        super().__init__()
-        self.params = list(parameters)
-        self.sizes = [p.numel() for p in self.params]
-        zeros = self.params[0].new_zeros(sum(self.sizes))
-        self.m, self.v = nn.Buffer(zeros), nn.Buffer(zeros.clone())  # first and second moments
-        self.learning_rate = nn.Buffer(zeros.new_tensor(learning_rate))  # α
-        self.beta1_t = nn.Buffer(zeros.new_tensor(1.0))  # β₁ᵗ
-        self.beta2_t = nn.Buffer(zeros.new_tensor(1.0))  # β₂ᵗ
-
-    def minimize(self, loss: Tensor) -> None:
-        """Take a step against the gradient of the loss. No .grad is set: clip `g` here."""
-        gradients = torch.autograd.grad(loss, self.params)
-        with torch.no_grad():
-            g = torch.cat([gradient.flatten() for gradient in gradients])
-            m_hat = self.m.lerp_(g, 1 - 0.9) / (1 - self.beta1_t.mul_(0.9))
-            v_hat = self.v.lerp_(g * g, 1 - 0.999) / (1 - self.beta2_t.mul_(0.999))
-            steps = self.learning_rate * m_hat / (v_hat.sqrt() + 1e-8)
-            for p, step in zip(self.params, steps.split(self.sizes)):
-                p.sub_(step.view_as(p))
-
-
-@torch.no_grad()
-def soft_update(target: nn.Module, network: nn.Module, tau: float) -> None:
-    """θ′ ← τ θ + (1−τ) θ′; buffers, such as batch normalisation's, are copied."""
-    for old, new in zip(target.parameters(), network.parameters()):
-        old.lerp_(new, tau)
-    for old, new in zip(target.buffers(), network.buffers()):
-        old.copy_(new)
-
-
-def compiled(function: Callable[..., Any], device: str) -> Callable[..., Any]:
-    """Compile a function into one graph; what breaks it is an error that names the line. Without a
-    C++ compiler, say so, and return the function as it is."""
-    python_h = Path(sysconfig.get_path("include"), "Python.h")
-    if not (python_h.exists() and shutil.which(os.environ.get("CXX", "g++"))):
-        print("slower, as with --no-compile: no C++ compiler, or no Python.h", file=sys.stderr)
-        return function
-    torch._dynamo.config.trace_autograd_ops = True  # torch.autograd.grad within the graph
-    torch._dynamo.config.specialize_float = True  # else a float that changes may stay as it was
-    # Called from C++, a graph has less overhead, but on CUDA it gave wrong numbers (torch 2.11).
-    options = {"cpp_wrapper": device == "cpu", "size_asserts": False}
-    return torch.compile(function, fullgraph=True, options=options)
-
-
 def make_env(env_id: str, render_mode: str | None = None) -> gym.Env:
-    """Make an environment; gym.error.Error if its spaces do not fit."""
+    """Make an environment; gym.error.Error if its spaces do not fit.
+
+    Observations are float32, in a new array each."""
     env = gym.make(env_id, **({"render_mode": render_mode} if render_mode else {}))
     s, a = env.observation_space, env.action_space
     flat = isinstance(s, gym.spaces.Box) and len(s.shape) == 1
     if not (flat and isinstance(a, gym.spaces.Discrete) and a.start == 0):
         raise gym.error.Error(f"needs a Box (S,) and Discrete(A), has {s} and {a}")
-    if env.spec.id == "Shower-v0":  # the preprocessing φ
-        degrees = gym.spaces.Box(-38, 62, (1,))
-        env = gym.wrappers.TransformObservation(env, lambda temperature: temperature - 38, degrees)
-    return env
+    offset = 38 if isinstance(env.unwrapped, ShowerEnv) else 0  # the preprocessing φ
+    space = gym.spaces.Box(s.low - offset, s.high - offset, dtype=np.float32)
+    return gym.wrappers.TransformObservation(
+        env, lambda observation: np.array(observation, np.float32) - offset, space
+    )
 
 
 def plot_temperatures(agent: Agent, run_dir: Path) -> None:
@@ -385,17 +412,10 @@ def plot_temperatures(agent: Agent, run_dir: Path) -> None:
 
 SCRIPT = Path(__file__).stem
 Rows = list[dict[str, Any]]
-
-
-@contextlib.contextmanager
-def usage_errors(given: Any, *errors: type[Exception]) -> Iterator[None]:
-    """Turn errors into one message that names what was given, and exit code 2."""
-    try:
-        yield
-    except errors as error:
-        what = " ".join(str(error).splitlines()[:2]) or repr(error)  # some go on for pages
-        print(f"{SCRIPT}.py: error: {given}: {what}", file=sys.stderr)
-        raise SystemExit(2) from None
+copyreg.pickle(deque, lambda x: (deque, (list(x), x.maxlen)))  # as weights_only reads it
+NUMPY = [np.ndarray, np.dtype, np._core.multiarray._reconstruct, np._core.multiarray.scalar]
+NUMPY += {type(np.dtype(code)) for code in np.typecodes["All"]}
+torch.serialization.add_safe_globals([deque, *NUMPY])
 
 
 def seed_episode(env: gym.Env, *seed: int) -> np.random.Generator:
@@ -424,59 +444,55 @@ def evaluate(agent: Agent, env: gym.Env, episodes: int) -> Rows:
 
 
 def state_of(agent: Agent) -> dict[str, Any]:
-    """Return what to save: the agent's attributes, except functions and its arguments; TypeError if
-    one cannot be saved, or would come back as a copy, such as a learned tensor in a list."""
-    state = {}
-    for name, value in vars(agent).items():
-        if inspect.isroutine(value) or isinstance(value, Args):
-            continue
-        if hasattr(value, "state_dict"):  # networks, buffer, optimisers
-            value = value.state_dict()
-        state[name] = value.item() if isinstance(value, np.generic) else value
-        for leaf in tree_leaves(state[name]):
-            learned = getattr(leaf, "requires_grad", False) and leaf is not value
-            if learned or not isinstance(leaf, torch.Tensor | int | float | str | None):
-                what = "a learned tensor in it" if learned else type(leaf).__name__
-                use = "use a tensor, an nn.ModuleList or an nn.ParameterList"
-                raise TypeError(f"agent.{name}: {what} is not saved; {use}")
+    """Return what to save: the agent's `state_dict`, and by their paths the other attributes of the
+    agent and of its modules, except functions, classes and its arguments; TypeError if one cannot
+    be saved, FloatingPointError if one has a NaN."""
+    state = {"tensors": agent.state_dict()}
+    for path, module in agent.named_modules():
+        own = {} if type(module).__module__.startswith("torch.") else vars(module)
+        for name in own.keys() - vars(nn.Module()).keys():
+            value = own[name]
+            if not (inspect.isroutine(value) or isinstance(value, Args | type | torch.device)):
+                part = value.state_dict() if hasattr(value, "state_dict") else value
+                state[f"{path}.{name}"] = part
+    kept = {dict, OrderedDict, list, tuple, deque}  # a subclass would be loaded as code
+    for path, x in tree_leaves_with_path(state, is_leaf=lambda x: type(x) not in kept):
+        plain = isinstance(x, torch.Tensor | np.ndarray | np.generic | int | float | str | None)
+        if not plain or getattr(x, "requires_grad", False):
+            use = "use tensors, arrays, numbers; nn.Parameter for what is learned"
+            raise TypeError(f"agent{keystr(path)}: {type(x).__name__} is not saved; {use}")
+        if isinstance(x, torch.Tensor | np.ndarray) and (x != x).any():
+            raise FloatingPointError(f"agent{keystr(path)} is NaN; the last checkpoint is good")
     return state
 
 
 def save(agent: Agent, rows: Rows, run_dir: Path) -> None:
-    """Write checkpoint.pt, whole or not at all, and args.json and episodes.csv, for people;
-    FloatingPointError, and nothing written, if a tensor of the agent has a NaN."""
-    state = state_of(agent)
-    for name, value in state.items():
-        tensors = filter(torch.is_tensor, tree_leaves(value))
-        if any(tensor.is_floating_point() and tensor.isnan().any() for tensor in tensors):
-            raise FloatingPointError(f"agent.{name} is NaN; {run_dir} has the last good checkpoint")
-    not_saved = {"run_dir", "resume", "play", "device"}
-    text = TypeAdapter(Args).dump_json(agent.args, indent=2, exclude=not_saved).decode()
-    temporary = run_dir / "checkpoint.tmp"
-    torch.save({"args": text, "agent": state, "rows": json.dumps(rows)}, temporary)
-    torch.load(temporary, weights_only=True, mmap=True)  # what could not be loaded fails now
-    os.replace(temporary, run_dir / "checkpoint.pt")
-    (run_dir / "args.json").write_text(text)
+    """Write checkpoint.pt, whole or not at all, and args.json and episodes.csv, for people."""
+    now = {"run_dir", "resume", "play", "capture_video", "track", "device"}  # given anew
+    args = TypeAdapter(Args).dump_json(agent.args, indent=2, exclude=now).decode()
+    state = {"agent": state_of(agent), "args": args, "rows": json.dumps(rows)}
+    torch.save(state, run_dir / "checkpoint.tmp")
+    torch.load(run_dir / "checkpoint.tmp", weights_only=True, mmap=True)  # else it fails too late
+    os.replace(run_dir / "checkpoint.tmp", run_dir / "checkpoint.pt")
+    (run_dir / "args.json").write_text(args)
     write_csv(rows, run_dir / "episodes.csv")
 
 
 def load(agent: Agent, run_dir: Path) -> Rows:
     """Restore what `save` wrote; return the rows. With weights_only a checkpoint runs no code."""
     checkpoint = torch.load(run_dir / "checkpoint.pt", map_location="cpu", weights_only=True)
-    saved, names = checkpoint["agent"], state_of(agent).keys()
-    learned = {name for name in saved if isinstance(saved[name], dict)}  # networks, optimisers
-    if different := (names - saved.keys()) | (learned - names):
+    saved, fresh = checkpoint["agent"], state_of(agent)
+    late = {path for path in saved.keys() - fresh.keys() if isinstance(saved[path], dict)}
+    if different := late | (fresh.keys() - saved.keys()):
         raise ValueError(f"of another {SCRIPT}.py, or made after Agent.__init__: {different}")
-    for name, value in saved.items():
-        attribute = getattr(agent, name, None)  # a number may be new since `__init__`
-        if hasattr(attribute, "load_state_dict"):
-            attribute.load_state_dict(value)
-        elif isinstance(attribute, torch.Tensor):
-            if (value.dtype, value.shape) != (attribute.dtype, attribute.shape):
-                raise ValueError(f"agent.{name} was saved with another dtype or size")
-            attribute.data.copy_(value)
+    agent.load_state_dict(saved.pop("tensors"))
+    for path, value in saved.items():
+        module, _, name = path.rpartition(".")
+        owner = agent.get_submodule(module)
+        if hasattr(old := getattr(owner, name, None), "load_state_dict"):
+            old.load_state_dict(value)
         else:
-            setattr(agent, name, value)
+            setattr(owner, name, value)
     return json.loads(checkpoint["rows"])
 
 
@@ -503,11 +519,8 @@ def plot_learning_curve(rows: Rows, path: Path) -> None:
 
 def learn(env: gym.Env, agent: Agent, rows: Rows, run_dir: Path) -> None:
     """Train; log each episode, write checkpoints between them, draw the learning curve."""
-    args = agent.args
-    if args.track:
-        import wandb
-    started = time.perf_counter() - (rows[-1]["seconds"] if rows else 0.0)
-    last_save = time.perf_counter()
+    args, last_save = agent.args, time.perf_counter()
+    started = last_save - (rows[-1]["seconds"] if rows else 0.0)
     with tqdm(total=args.total_timesteps, initial=agent.timestep, disable=None) as bar:
         for result in train(env, agent):
             now = time.perf_counter()
@@ -515,9 +528,10 @@ def learn(env: gym.Env, agent: Agent, rows: Rows, run_dir: Path) -> None:
             row |= {k: v.item() if hasattr(v, "item") else v for k, v in result.items()}
             rows.append(row)
             if args.track:
-                wandb.log(row, step=row["timestep"])
-            recent = fmean(row["return"] for row in rows[-20:])
-            bar.set_postfix_str(f"return {recent:.1f}", refresh=False)
+                import wandb
+
+                wandb.log(row, step=agent.timestep)
+            bar.set_postfix_str(f"return {fmean(row['return'] for row in rows[-20:]):.1f}", False)
             bar.update(agent.timestep - bar.n)
             if now - last_save >= args.checkpoint_every:
                 save(agent, rows, run_dir)
@@ -526,51 +540,47 @@ def learn(env: gym.Env, agent: Agent, rows: Rows, run_dir: Path) -> None:
     plot_learning_curve(rows, run_dir / "learning_curve.png")
 
 
-def parse_args(argv: Sequence[str] | None = None) -> Args:
-    """Read the command line; with --resume or --play, on top of the arguments of that run."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    one_of = parser.add_mutually_exclusive_group()
-    for flags in (["--run-dir", "--run_dir"], ["--resume"], ["--play"]):  # tyro takes both
-        one_of.add_argument(*flags, type=Path)
-    given, saved = parser.parse_known_args(argv)[0], Args()
-    if folder := given.resume or given.play:
-        with usage_errors(f"{folder}: not a run of {SCRIPT}.py", Exception):  # torch has many kinds
-            checkpoint = torch.load(folder / "checkpoint.pt", weights_only=True, mmap=True)
-            saved = TypeAdapter(Args).validate_json(checkpoint["args"])
-    if given.play:
-        saved = replace(saved, capture_video=False, track=False)  # unless they are given anew
-    return tyro.cli(Args, args=argv, description=__doc__, default=saved)
-
-
 def main(argv: Sequence[str] | None = None) -> tuple[Agent, Path]:
     """Run the script as from the command line; return the agent and the folder of its run."""
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))  # one is fastest here
     torch.set_flush_denormal(True)  # dead units' moments fade into denormals, 10 times slower
-    args = parse_args(argv)
-    screen = sys.platform in ("darwin", "win32") or "DISPLAY" in os.environ
-    mode = "rgb_array" if args.capture_video else "human" if args.play and screen else None
-    with usage_errors(f"--env-id {args.env_id}", gym.error.Error, ModuleNotFoundError):
+    args, rows = tyro.cli(Args, args=argv, description=__doc__), []
+    old_run = args.resume or args.play
+    given, wrong = f"{old_run}: not a run of {SCRIPT}.py", (Exception,)  # torch raises many kinds
+    try:
+        if old_run:  # its arguments are the defaults
+            checkpoint = torch.load(old_run / "checkpoint.pt", weights_only=True, mmap=True)
+            defaults = TypeAdapter(Args).validate_json(checkpoint["args"])
+            args = tyro.cli(Args, args=argv, default=defaults)
+        given, wrong = f"--env-id {args.env_id}", (gym.error.Error, ModuleNotFoundError)
+        screen = sys.platform in ("darwin", "win32") or "DISPLAY" in os.environ
+        mode = "rgb_array" if args.capture_video else "human" if args.play and screen else None
         env = make_env(args.env_id, mode)
-    agent = Agent(env, args)
-    name = f"{args.env_id}__{SCRIPT}__{args.seed}__{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
-    run_dir = args.resume or args.play or args.run_dir or Path("runs", re.sub(r"[/:]", "-", name))
-    if args.resume or args.play:
-        with usage_errors(run_dir / "checkpoint.pt", Exception):
+        if env.has_wrapper_attr("obs_rms") or env.has_wrapper_attr("return_rms"):
+            raise gym.error.Error("a wrapper normalises, by statistics that no checkpoint holds")
+        agent = Agent(env, args)
+        name = f"{args.env_id}__{SCRIPT}__{args.seed}__{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
+        run_dir = old_run or args.run_dir or Path("runs", re.sub(r"[/:]", "-", name))
+        if old_run:
+            given, wrong = run_dir, (Exception,)
             rows = load(agent, run_dir)
-    else:
-        with usage_errors(f"--run-dir {run_dir}", OSError):
+        else:
+            given, wrong = f"--run-dir {run_dir}", (OSError,)
             run_dir.mkdir(parents=True)
-        rows = []
-        save(agent, rows, run_dir)
+    except wrong as error:
+        what = " ".join(str(error).splitlines()[:2]) or repr(error)  # some go on for pages
+        print(f"{SCRIPT}.py: error: {given}: {what}", file=sys.stderr)
+        raise SystemExit(2) from None
     if args.track:
         import wandb
 
         run_id = "-".join(run_dir.absolute().parts[-2:])  # the same with --resume
         project = os.environ.get("WANDB_PROJECT", "minimal-rl")
-        resume = "allow" if args.resume or args.play else "never"
+        resume = "allow" if old_run else "never"
         wandb.init(project=project, name=run_id, id=run_id, resume=resume, config=asdict(args))
     try:
         if not args.play:
+            save(agent, rows, run_dir)
             learn(env, agent, rows, run_dir)
         if args.capture_video:
             env = gym.wrappers.RecordVideo(env, f"{run_dir}/videos", episode_trigger=lambda _: True)

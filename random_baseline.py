@@ -1,14 +1,8 @@
 # /// script
 # requires-python = ">=3.11"
 # dependencies = [
-#     "gymnasium[box2d,classic-control,mujoco]==1.4.0",
-#     "matplotlib==3.11.2",
-#     "moviepy==2.2.1",
-#     "numpy==2.4.6",
-#     "pydantic==2.14.4",
-#     "torch==2.13.0",
-#     "tqdm==4.70.1",
-#     "tyro==1.0.17",
+#     "gymnasium[box2d,classic-control,mujoco]==1.4.0", "matplotlib==3.11.2", "moviepy==2.2.1",
+#     "numpy==2.4.6", "pydantic==2.14.4", "torch==2.13.0", "tqdm==4.70.1", "tyro==1.0.17",
 #     "wandb==0.31.0",
 # ]
 # ///
@@ -33,8 +27,7 @@ Examples
     python random_baseline.py --env-id your_module:YourEnv-v0
 """
 
-import argparse
-import contextlib
+import copyreg
 import csv
 import inspect
 import json
@@ -43,22 +36,27 @@ import random
 import re
 import sys
 import time
+from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from statistics import fmean, pstdev
-from typing import Any
+from typing import Annotated, Any
 
 import gymnasium as gym
 import numpy as np
 import torch
 import tyro
-from pydantic import TypeAdapter
+from pydantic import Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 from pydantic.types import NonNegativeFloat, NonNegativeInt, PositiveInt
-from torch.utils._pytree import tree_leaves
+from torch import nn
+from torch.utils._pytree import keystr, tree_leaves_with_path
 from tqdm import tqdm
+
+Folder = Annotated[Path | None, tyro.conf.create_mutex_group(required=False)]  # one of them
+Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 @dataclass(frozen=True, config={"extra": "forbid", "allow_inf_nan": False})
@@ -68,19 +66,20 @@ class Args:
     env_id: str = "CartPole-v1"  # Gymnasium environment, also as module:Env-v0
     seed: NonNegativeInt = 1  # seed of all random numbers
     total_timesteps: PositiveInt = 10_000  # environment steps to train for
-    run_dir: Path | None = None  # a new folder for the run; else runs/ENV__SCRIPT__SEED__TIME
-    resume: Path | None = None  # continue the run in this folder
-    play: Path | None = None  # play greedy episodes of the run in this folder
+    run_dir: Folder = None  # a new folder for the run; else runs/ENV__SCRIPT__SEED__TIME
+    resume: Folder = None  # continue the run in this folder
+    play: Folder = None  # play greedy episodes of the run in this folder
     eval_episodes: PositiveInt = 10  # greedy episodes at the end, or with --play
     checkpoint_every: NonNegativeFloat = 20.0  # seconds between checkpoints, at ends of episodes
     capture_video: bool = False  # film the greedy episodes
     track: bool = False  # log to Weights & Biases; WANDB_PROJECT names the project
 
 
-class Agent:
+class Agent(nn.Module):
     """A random agent. `episode` and `timestep` count finished episodes and environment steps."""
 
     def __init__(self, env: gym.Env, args: Args) -> None:
+        super().__init__()
         self.args, self.episode, self.timestep = args, 0, 0
         self.sample = env.action_space.sample
 
@@ -117,17 +116,10 @@ def make_env(env_id: str, render_mode: str | None = None) -> gym.Env:
 
 SCRIPT = Path(__file__).stem
 Rows = list[dict[str, Any]]
-
-
-@contextlib.contextmanager
-def usage_errors(given: Any, *errors: type[Exception]) -> Iterator[None]:
-    """Turn errors into one message that names what was given, and exit code 2."""
-    try:
-        yield
-    except errors as error:
-        what = " ".join(str(error).splitlines()[:2]) or repr(error)  # some go on for pages
-        print(f"{SCRIPT}.py: error: {given}: {what}", file=sys.stderr)
-        raise SystemExit(2) from None
+copyreg.pickle(deque, lambda x: (deque, (list(x), x.maxlen)))  # as weights_only reads it
+NUMPY = [np.ndarray, np.dtype, np._core.multiarray._reconstruct, np._core.multiarray.scalar]
+NUMPY += {type(np.dtype(code)) for code in np.typecodes["All"]}
+torch.serialization.add_safe_globals([deque, *NUMPY])
 
 
 def seed_episode(env: gym.Env, *seed: int) -> np.random.Generator:
@@ -156,59 +148,55 @@ def evaluate(agent: Agent, env: gym.Env, episodes: int) -> Rows:
 
 
 def state_of(agent: Agent) -> dict[str, Any]:
-    """Return what to save: the agent's attributes, except functions and its arguments; TypeError if
-    one cannot be saved, or would come back as a copy, such as a learned tensor in a list."""
-    state = {}
-    for name, value in vars(agent).items():
-        if inspect.isroutine(value) or isinstance(value, Args):
-            continue
-        if hasattr(value, "state_dict"):  # networks, buffer, optimisers
-            value = value.state_dict()
-        state[name] = value.item() if isinstance(value, np.generic) else value
-        for leaf in tree_leaves(state[name]):
-            learned = getattr(leaf, "requires_grad", False) and leaf is not value
-            if learned or not isinstance(leaf, torch.Tensor | int | float | str | None):
-                what = "a learned tensor in it" if learned else type(leaf).__name__
-                use = "use a tensor, an nn.ModuleList or an nn.ParameterList"
-                raise TypeError(f"agent.{name}: {what} is not saved; {use}")
+    """Return what to save: the agent's `state_dict`, and by their paths the other attributes of the
+    agent and of its modules, except functions, classes and its arguments; TypeError if one cannot
+    be saved, FloatingPointError if one has a NaN."""
+    state = {"tensors": agent.state_dict()}
+    for path, module in agent.named_modules():
+        own = {} if type(module).__module__.startswith("torch.") else vars(module)
+        for name in own.keys() - vars(nn.Module()).keys():
+            value = own[name]
+            if not (inspect.isroutine(value) or isinstance(value, Args | type | torch.device)):
+                part = value.state_dict() if hasattr(value, "state_dict") else value
+                state[f"{path}.{name}"] = part
+    kept = {dict, OrderedDict, list, tuple, deque}  # a subclass would be loaded as code
+    for path, x in tree_leaves_with_path(state, is_leaf=lambda x: type(x) not in kept):
+        plain = isinstance(x, torch.Tensor | np.ndarray | np.generic | int | float | str | None)
+        if not plain or getattr(x, "requires_grad", False):
+            use = "use tensors, arrays, numbers; nn.Parameter for what is learned"
+            raise TypeError(f"agent{keystr(path)}: {type(x).__name__} is not saved; {use}")
+        if isinstance(x, torch.Tensor | np.ndarray) and (x != x).any():
+            raise FloatingPointError(f"agent{keystr(path)} is NaN; the last checkpoint is good")
     return state
 
 
 def save(agent: Agent, rows: Rows, run_dir: Path) -> None:
-    """Write checkpoint.pt, whole or not at all, and args.json and episodes.csv, for people;
-    FloatingPointError, and nothing written, if a tensor of the agent has a NaN."""
-    state = state_of(agent)
-    for name, value in state.items():
-        tensors = filter(torch.is_tensor, tree_leaves(value))
-        if any(tensor.is_floating_point() and tensor.isnan().any() for tensor in tensors):
-            raise FloatingPointError(f"agent.{name} is NaN; {run_dir} has the last good checkpoint")
-    not_saved = {"run_dir", "resume", "play", "device"}
-    text = TypeAdapter(Args).dump_json(agent.args, indent=2, exclude=not_saved).decode()
-    temporary = run_dir / "checkpoint.tmp"
-    torch.save({"args": text, "agent": state, "rows": json.dumps(rows)}, temporary)
-    torch.load(temporary, weights_only=True, mmap=True)  # what could not be loaded fails now
-    os.replace(temporary, run_dir / "checkpoint.pt")
-    (run_dir / "args.json").write_text(text)
+    """Write checkpoint.pt, whole or not at all, and args.json and episodes.csv, for people."""
+    now = {"run_dir", "resume", "play", "capture_video", "track", "device"}  # given anew
+    args = TypeAdapter(Args).dump_json(agent.args, indent=2, exclude=now).decode()
+    state = {"agent": state_of(agent), "args": args, "rows": json.dumps(rows)}
+    torch.save(state, run_dir / "checkpoint.tmp")
+    torch.load(run_dir / "checkpoint.tmp", weights_only=True, mmap=True)  # else it fails too late
+    os.replace(run_dir / "checkpoint.tmp", run_dir / "checkpoint.pt")
+    (run_dir / "args.json").write_text(args)
     write_csv(rows, run_dir / "episodes.csv")
 
 
 def load(agent: Agent, run_dir: Path) -> Rows:
     """Restore what `save` wrote; return the rows. With weights_only a checkpoint runs no code."""
     checkpoint = torch.load(run_dir / "checkpoint.pt", map_location="cpu", weights_only=True)
-    saved, names = checkpoint["agent"], state_of(agent).keys()
-    learned = {name for name in saved if isinstance(saved[name], dict)}  # networks, optimisers
-    if different := (names - saved.keys()) | (learned - names):
+    saved, fresh = checkpoint["agent"], state_of(agent)
+    late = {path for path in saved.keys() - fresh.keys() if isinstance(saved[path], dict)}
+    if different := late | (fresh.keys() - saved.keys()):
         raise ValueError(f"of another {SCRIPT}.py, or made after Agent.__init__: {different}")
-    for name, value in saved.items():
-        attribute = getattr(agent, name, None)  # a number may be new since `__init__`
-        if hasattr(attribute, "load_state_dict"):
-            attribute.load_state_dict(value)
-        elif isinstance(attribute, torch.Tensor):
-            if (value.dtype, value.shape) != (attribute.dtype, attribute.shape):
-                raise ValueError(f"agent.{name} was saved with another dtype or size")
-            attribute.data.copy_(value)
+    agent.load_state_dict(saved.pop("tensors"))
+    for path, value in saved.items():
+        module, _, name = path.rpartition(".")
+        owner = agent.get_submodule(module)
+        if hasattr(old := getattr(owner, name, None), "load_state_dict"):
+            old.load_state_dict(value)
         else:
-            setattr(agent, name, value)
+            setattr(owner, name, value)
     return json.loads(checkpoint["rows"])
 
 
@@ -235,11 +223,8 @@ def plot_learning_curve(rows: Rows, path: Path) -> None:
 
 def learn(env: gym.Env, agent: Agent, rows: Rows, run_dir: Path) -> None:
     """Train; log each episode, write checkpoints between them, draw the learning curve."""
-    args = agent.args
-    if args.track:
-        import wandb
-    started = time.perf_counter() - (rows[-1]["seconds"] if rows else 0.0)
-    last_save = time.perf_counter()
+    args, last_save = agent.args, time.perf_counter()
+    started = last_save - (rows[-1]["seconds"] if rows else 0.0)
     with tqdm(total=args.total_timesteps, initial=agent.timestep, disable=None) as bar:
         for result in train(env, agent):
             now = time.perf_counter()
@@ -247,9 +232,10 @@ def learn(env: gym.Env, agent: Agent, rows: Rows, run_dir: Path) -> None:
             row |= {k: v.item() if hasattr(v, "item") else v for k, v in result.items()}
             rows.append(row)
             if args.track:
-                wandb.log(row, step=row["timestep"])
-            recent = fmean(row["return"] for row in rows[-20:])
-            bar.set_postfix_str(f"return {recent:.1f}", refresh=False)
+                import wandb
+
+                wandb.log(row, step=agent.timestep)
+            bar.set_postfix_str(f"return {fmean(row['return'] for row in rows[-20:]):.1f}", False)
             bar.update(agent.timestep - bar.n)
             if now - last_save >= args.checkpoint_every:
                 save(agent, rows, run_dir)
@@ -258,51 +244,47 @@ def learn(env: gym.Env, agent: Agent, rows: Rows, run_dir: Path) -> None:
     plot_learning_curve(rows, run_dir / "learning_curve.png")
 
 
-def parse_args(argv: Sequence[str] | None = None) -> Args:
-    """Read the command line; with --resume or --play, on top of the arguments of that run."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    one_of = parser.add_mutually_exclusive_group()
-    for flags in (["--run-dir", "--run_dir"], ["--resume"], ["--play"]):  # tyro takes both
-        one_of.add_argument(*flags, type=Path)
-    given, saved = parser.parse_known_args(argv)[0], Args()
-    if folder := given.resume or given.play:
-        with usage_errors(f"{folder}: not a run of {SCRIPT}.py", Exception):  # torch has many kinds
-            checkpoint = torch.load(folder / "checkpoint.pt", weights_only=True, mmap=True)
-            saved = TypeAdapter(Args).validate_json(checkpoint["args"])
-    if given.play:
-        saved = replace(saved, capture_video=False, track=False)  # unless they are given anew
-    return tyro.cli(Args, args=argv, description=__doc__, default=saved)
-
-
 def main(argv: Sequence[str] | None = None) -> tuple[Agent, Path]:
     """Run the script as from the command line; return the agent and the folder of its run."""
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))  # one is fastest here
     torch.set_flush_denormal(True)  # dead units' moments fade into denormals, 10 times slower
-    args = parse_args(argv)
-    screen = sys.platform in ("darwin", "win32") or "DISPLAY" in os.environ
-    mode = "rgb_array" if args.capture_video else "human" if args.play and screen else None
-    with usage_errors(f"--env-id {args.env_id}", gym.error.Error, ModuleNotFoundError):
+    args, rows = tyro.cli(Args, args=argv, description=__doc__), []
+    old_run = args.resume or args.play
+    given, wrong = f"{old_run}: not a run of {SCRIPT}.py", (Exception,)  # torch raises many kinds
+    try:
+        if old_run:  # its arguments are the defaults
+            checkpoint = torch.load(old_run / "checkpoint.pt", weights_only=True, mmap=True)
+            defaults = TypeAdapter(Args).validate_json(checkpoint["args"])
+            args = tyro.cli(Args, args=argv, default=defaults)
+        given, wrong = f"--env-id {args.env_id}", (gym.error.Error, ModuleNotFoundError)
+        screen = sys.platform in ("darwin", "win32") or "DISPLAY" in os.environ
+        mode = "rgb_array" if args.capture_video else "human" if args.play and screen else None
         env = make_env(args.env_id, mode)
-    agent = Agent(env, args)
-    name = f"{args.env_id}__{SCRIPT}__{args.seed}__{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
-    run_dir = args.resume or args.play or args.run_dir or Path("runs", re.sub(r"[/:]", "-", name))
-    if args.resume or args.play:
-        with usage_errors(run_dir / "checkpoint.pt", Exception):
+        if env.has_wrapper_attr("obs_rms") or env.has_wrapper_attr("return_rms"):
+            raise gym.error.Error("a wrapper normalises, by statistics that no checkpoint holds")
+        agent = Agent(env, args)
+        name = f"{args.env_id}__{SCRIPT}__{args.seed}__{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
+        run_dir = old_run or args.run_dir or Path("runs", re.sub(r"[/:]", "-", name))
+        if old_run:
+            given, wrong = run_dir, (Exception,)
             rows = load(agent, run_dir)
-    else:
-        with usage_errors(f"--run-dir {run_dir}", OSError):
+        else:
+            given, wrong = f"--run-dir {run_dir}", (OSError,)
             run_dir.mkdir(parents=True)
-        rows = []
-        save(agent, rows, run_dir)
+    except wrong as error:
+        what = " ".join(str(error).splitlines()[:2]) or repr(error)  # some go on for pages
+        print(f"{SCRIPT}.py: error: {given}: {what}", file=sys.stderr)
+        raise SystemExit(2) from None
     if args.track:
         import wandb
 
         run_id = "-".join(run_dir.absolute().parts[-2:])  # the same with --resume
         project = os.environ.get("WANDB_PROJECT", "minimal-rl")
-        resume = "allow" if args.resume or args.play else "never"
+        resume = "allow" if old_run else "never"
         wandb.init(project=project, name=run_id, id=run_id, resume=resume, config=asdict(args))
     try:
         if not args.play:
+            save(agent, rows, run_dir)
             learn(env, agent, rows, run_dir)
         if args.capture_video:
             env = gym.wrappers.RecordVideo(env, f"{run_dir}/videos", episode_trigger=lambda _: True)

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import gymnasium as gym
 import numpy as np
 import pandas as pd
+import tyro
 from scipy import stats
 from tqdm import tqdm
 
@@ -65,7 +66,7 @@ def read_experiments(*groups: str) -> list[Experiment]:
 def is_current(experiment: Experiment, run_dir: Path) -> bool:
     """Whether a run was begun with the arguments that it would have now, defaults included."""
     script = importlib.import_module(experiment.script)
-    now = json.loads(json.dumps(asdict(script.parse_args(experiment.arguments(run_dir)))))
+    now = json.loads(json.dumps(asdict(tyro.cli(script.Args, args=experiment.arguments(run_dir)))))
     then = json.loads((run_dir / "args.json").read_text())
     return then.items() <= now.items()  # it lacks --run-dir, --resume, --play and --device
 

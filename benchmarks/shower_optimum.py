@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from pydantic import TypeAdapter
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -60,7 +61,7 @@ def optimal_q() -> np.ndarray:
 
 def learned_q(run_dir: Path) -> np.ndarray:
     """Return the Q-values of a run's network, [101, 3]."""
-    args = dqn.parse_args(["--play", str(run_dir)])
+    args = TypeAdapter(dqn.Args).validate_json((run_dir / "args.json").read_text())
     agent = dqn.Agent(dqn.make_env(args.env_id), args)
     dqn.load(agent, run_dir)
     temperatures = torch.arange(101)[:, None] - 38.0  # as `make_env` has them

@@ -73,10 +73,11 @@ def parameters(agent: Any) -> int:
 def run_ours(script: str, *flags: str) -> Found:
     """Train our agent; its `train` yields after each episode."""
     import torch
+    import tyro
 
     torch.set_flush_denormal(True)  # as `main` does
     module = importlib.import_module(script)
-    args = module.parse_args(flags)
+    args = tyro.cli(module.Args, args=flags)
     env = module.make_env(args.env_id)
     agent, updates = module.Agent(env, args), []
     if hasattr(agent, "buffer"):

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from subprocess import PIPE, Popen
 
+import numpy as np
 import pytest
 import torch
 from torch.utils._pytree import tree_map_only
@@ -97,7 +98,9 @@ def wait_for(process, run_dir, rows, seconds=60):
 def load(run_dir):
     """Return what the checkpoint of a run holds."""
     checkpoint = torch.load(Path(run_dir, "checkpoint.pt"), weights_only=True)
-    return checkpoint | {"rows": json.loads(checkpoint["rows"])}
+    agent = checkpoint["agent"].pop("tensors")
+    agent |= {path.lstrip("."): value for path, value in checkpoint["agent"].items()}
+    return checkpoint | {"agent": agent, "rows": json.loads(checkpoint["rows"])}
 
 
 def read_csv(*path):
@@ -106,13 +109,13 @@ def read_csv(*path):
 
 
 def outcome(run_dir):
-    """Return what a run has left, but for the seconds; tensors by digests of their bytes."""
+    """Return what a run has left, but for the seconds; arrays by digests of their bytes."""
     checkpoint, episodes = load(run_dir), read_csv(run_dir, "episodes.csv")
     for row in checkpoint["rows"] + episodes:
         del row["seconds"]
 
     def digest(x):
-        return x.dtype, x.shape, hashlib.sha256(x.detach().numpy().tobytes()).hexdigest()
+        return x.dtype, x.shape, hashlib.sha256(np.asarray(x).tobytes()).hexdigest()
 
-    agent = tree_map_only(torch.Tensor, digest, checkpoint["agent"])
+    agent = tree_map_only((torch.Tensor, np.ndarray), digest, dict(checkpoint["agent"]))
     return agent, checkpoint["rows"], episodes, read_csv(run_dir, "evaluation.csv")

@@ -10,7 +10,8 @@ def make_batch(S, actions, seed=0):
     s, s_next = rng.normal(size=(2, size, S))
     arrays = s, actions, rng.normal(size=size), s_next, np.arange(size) % 3 == 0
     names = "observation", "action", "reward", "next_observation", "terminated"
-    return arrays, {name: torch.tensor(x).float() for name, x in zip(names, arrays)}
+    tensors = [torch.tensor(x) if x.dtype == np.int64 else torch.tensor(x).float() for x in arrays]
+    return arrays, dict(zip(names, tensors))
 
 
 def parameters(network):

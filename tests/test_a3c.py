@@ -72,7 +72,7 @@ def test_gradient_equals_finite_differences(entropy_coef, value_coef):
     expected = [(loss(theta + d) - loss(theta - d)) / 2e-6 for d in 1e-6 * np.eye(len(theta))]
     assert np.abs(expected).max() > 0.1
     for _ in range(2):  # nothing accumulates
-        gradient, log = agent.gradient(agent.theta, *batch)
+        gradient, log = agent.loss_gradient(agent.theta, *batch)
         np.testing.assert_allclose(gradient, expected, atol=1e-3, rtol=1e-3)
     assert log["value_loss"] == pytest.approx(np.square(advantages).mean(), rel=1e-4)
     assert log["value"] == pytest.approx(values.mean(), rel=1e-3)
@@ -93,8 +93,8 @@ def test_n_step_returns_by_brute_force(gamma, ending, scale_rewards):
     agent = make_agent(f"tests.environments:{ending}Discrete-v0", **flags)
     agent.theta[-1] = 10.0  # so V is about 10 everywhere
     agent.update = lambda gradient: None
-    seen, gradient = [], agent.gradient
-    agent.gradient = lambda theta, s, a, R: seen.append((s, R)) or gradient(theta, s, a, R)
+    seen, gradient = [], agent.loss_gradient
+    agent.loss_gradient = lambda theta, s, a, R: seen.append((s, R)) or gradient(theta, s, a, R)
     rewards = [1.0, -2.0, 0.5, 3.0, 7.0, -1.0, 2.0]
     env = a3c.make_env(agent.args.env_id)
     env.unwrapped.reward = lambda step: rewards[step - 1]
@@ -133,7 +133,9 @@ def test_rollouts_begin_with_the_shared_parameters_and_end_where_the_run_ends():
     agent = make_agent("tests.environments:TruncatesDiscrete-v0", t_max=4, total_timesteps=16)
     agent.theta.zero_()
     seen, logs = [], iter([{"a": 4.0, "b": 8.0}, {"a": 30.0}, {}, {}, {}])
-    agent.gradient = lambda theta, *_: seen.append(theta[0].item()) or (agent.theta, next(logs))
+    agent.loss_gradient = lambda theta, *_: (
+        seen.append(theta[0].item()) or (agent.theta, next(logs))
+    )
     agent.update = lambda gradient: agent.theta.add_(1.0)
     rows = list(a3c.actor_learner(a3c.make_env(agent.args.env_id), agent, 0, LOCK))
     assert seen == [0.0, 1.0, 2.0, 3.0, 4.0]  # a weight, before and after each update
@@ -339,7 +341,7 @@ def test_more_workers_take_up_a_run_and_closing_the_generator_ends_them():
     while len(agent.episodes) < 2 or min(agent.episodes) < 2:
         rows.append(next(episodes))
     assert len(rows) == agent.episode and sum(row["length"] for row in rows) <= agent.timestep
-    assert agent.recent_returns == [row["return"] for row in rows[-100:]]  # it keeps the best
+    assert list(agent.recent_returns) == [row["return"] for row in rows[-100:]]  # it keeps the best
     pids = workers(os.getpid())
     assert len(pids) == 2
     episodes.close()

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tyro
 
 from tests.conftest import ROOT, outcome, run_here, wait_for
 
@@ -100,7 +101,7 @@ def test_every_experiment_is_a_command_line_that_its_script_takes(group):
     assert len({e.name for e in experiments}) == len(experiments) > 0
     for experiment in experiments:
         script = importlib.import_module(experiment.script)
-        script.parse_args(experiment.arguments(experiment.run_dirs(Path("runs"))[0]))
+        tyro.cli(script.Args, args=experiment.arguments(experiment.run_dirs(Path("runs"))[0]))
 
 
 def test_every_speed_of_ours_is_a_command_line_that_its_script_takes():
@@ -108,7 +109,7 @@ def test_every_speed_of_ours_is_a_command_line_that_its_script_takes():
         for name, given in implementations.items():
             if isinstance(given, str) and not re.search("CleanRL|CUDA", name):
                 script, *flags = given.split()
-                importlib.import_module(script).parse_args(flags)
+                tyro.cli(importlib.import_module(script).Args, args=flags)
 
 
 # --- The arithmetic

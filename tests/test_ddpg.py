@@ -8,6 +8,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import ddpg_continuous as ddpg
 import dqn_shower as dqn
@@ -53,7 +54,8 @@ def test_update_against_numpy():
     for net, oracle in zip(nets, (actor, critic, target_actor, target_critic)):
         for parameter, value in zip(net.parameters(), oracle, strict=True):
             np.testing.assert_allclose(parameter.detach().numpy(), value, atol=1e-5)
-            assert parameter.grad is None
+    for parameter, gradient in zip(agent.critic.parameters(), gradients, strict=True):
+        np.testing.assert_allclose(parameter.grad, gradient, atol=1e-5)  # and none of the actor's
 
 
 @pytest.mark.parametrize("finder", [(shutil, "which"), (sysconfig, "get_path")])
@@ -63,23 +65,26 @@ def test_without_a_compiler_or_its_headers_it_runs_eagerly(finder, monkeypatch, 
     assert capsys.readouterr().err.count("slower, as with --no-compile") == 1
 
 
-def test_adam_against_torch():
+@pytest.mark.parametrize("clip", [0, 0.01])
+def test_adam_against_torch(clip):
     torch.manual_seed(0)
-    ours = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1))
+    ours = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
     theirs = copy.deepcopy(ours)
-    optimizer = ddpg.Adam(ours.parameters(), 1e-2)
+    optimizer = ddpg.Adam(ours.parameters(), lr=1e-2)
     reference = torch.optim.Adam(theirs.parameters(), lr=1e-2)
     for _ in range(100):
         x = torch.randn(16, 4)
-        optimizer.minimize((ours(x) - x.sum(1, keepdim=True)).pow(2).mean())
-        reference.zero_grad()
-        (theirs(x) - x.sum(1, keepdim=True)).pow(2).mean().backward()
-        reference.step()
+        for net, adam in ((ours, optimizer), (theirs, reference)):
+            adam.zero_grad()
+            (net(x) - x.sum(1, keepdim=True)).pow(2).mean().backward()
+            if clip:
+                assert nn.utils.clip_grad_norm_(net.parameters(), clip) > clip
+            adam.step()
     torch.testing.assert_close(ours.state_dict(), theirs.state_dict(), rtol=1e-4, atol=1e-5)
 
 
 def test_targets_follow_the_parameters_and_copy_the_buffers():
-    target, network = torch.nn.BatchNorm1d(3), torch.nn.BatchNorm1d(3)
+    target, network = nn.BatchNorm1d(3), nn.BatchNorm1d(3)
     network.weight.data.fill_(5.0)
     network(torch.randn(8, 3))
     ddpg.soft_update(target, network, 0.25)
@@ -125,18 +130,18 @@ def test_noise_shrinks_over_the_run():
 
 def make_learner(script, name, **flags):
     """Return an environment, of actions that suit DDPG or DQN, and an agent for 70 steps of it."""
-    env = gym.make(f"tests.environments:{name}{'Discrete' if script is dqn else ''}-v0")
+    env = script.make_env(f"tests.environments:{name}{'Discrete' if script is dqn else ''}-v0")
     return env, script.Agent(env, script.Args(total_timesteps=70, compile=False, **flags))
 
 
 @pytest.mark.parametrize(("script", "rates"), [(ddpg, [1e-4, 1e-3]), (dqn, [1e-3])])
 def test_learning_rates_fall_over_the_second_half_and_means_are_logged(script, rates):
     env, agent = make_learner(script, "Truncates", learning_starts=1, learning_rate_final=0.2)
-    optimizers = [part for part in vars(agent).values() if isinstance(part, script.Adam)]
+    optimizers = [part for part in agent.children() if isinstance(part, script.Adam)]
     seen = []
 
     def spy(*_):
-        seen.append([optimizer.learning_rate.item() for optimizer in optimizers])
+        seen.append([optimizer.lr.item() for optimizer in optimizers])
         return {"x": agent.timestep}
 
     agent.update = spy
@@ -148,7 +153,7 @@ def test_learning_rates_fall_over_the_second_half_and_means_are_logged(script, r
 @pytest.mark.parametrize("script", [ddpg, dqn])
 @pytest.mark.parametrize("name", ["Terminates", "Truncates"])
 def test_the_buffer_holds_what_happened(script, name):
-    """The environment hands out the same array at each step; no wrapper copies it."""
+    """The environment hands out the same array at each step; `make_env` copies it."""
     env, agent = make_learner(script, name, learning_starts=70)
     actions = []
     for row in script.train(env, agent):
@@ -196,7 +201,8 @@ def test_observations_within_narrow_bounds_are_stretched():
 
 
 def test_buffer_wraps_around_is_restored_and_sampled_uniformly():
-    buffer, other = (ddpg.ReplayBuffer(5, environments.Counter()) for _ in range(2))
+    env = environments.Counter(action=gym.spaces.Box(-1, 1, (1,)))
+    buffer, other = (ddpg.ReplayBuffer(5, env) for _ in range(2))
     for i in range(8):
         buffer.add([i, i + 0.5], [-i], 10 * i, [i + 1, i + 1.5], i % 2 == 0)
         assert len(buffer) == min(i + 1, 5)

@@ -1,9 +1,8 @@
 """Forks: what the habits of PyTorch's users bring in works exactly, or stops with an error that
-names the cause. Each is made from the text of ddpg_continuous.py; TD3 is in test_td3.py.
+names the cause. Each is made from the text of a script; TD3 is in test_td3.py.
 """
 
 import copy
-import pickle
 import re
 import sys
 
@@ -13,6 +12,7 @@ import torch
 
 import ddpg_continuous
 from tests.conftest import (
+    SCRIPTS,
     SMALL,
     each_device,
     import_fork,
@@ -20,82 +20,132 @@ from tests.conftest import (
     outcome,
     read_csv,
     run_here,
+    start,
 )
 from tests.oracle import make_batch
 
 FLAGS = SMALL["ddpg_continuous"]
 INIT = "        self.buffer = ReplayBuffer(args.buffer_size, env)\n"
 PARAMETER = "nn.Parameter(torch.zeros(()))"
-ALPHA = f"""        self.log_alpha = {PARAMETER}
-        self.alpha_optimizer = Adam([self.log_alpha], 0.1)
+STEP = "        self.actor_optimizer.step()\n"
+ALPHA_STEP = f"""{STEP}
+        alpha_loss = self.log_alpha * (1.0 - log_prob.detach()).mean()
+        self.alpha_optimizer.zero_grad()
+        alpha_loss.backward()
+        self.alpha_optimizer.step()
 """
-LOSS = "-self.critic(s, self.actor(s)).mean()"
-LOG = '"q": q.mean()}'
-STEP = "        self.actor_optimizer.minimize(actor_loss)\n"
-ALPHA_STEP = "        self.alpha_optimizer.minimize((self.log_alpha + 1).square())\n"
 ADD = "            agent.timestep += 1\n"
+OPTIM = {  # torch's own optimiser, with a learning rate that is a number of NumPy's
+    "self.critic_optimizer = Adam(": "self.critic_optimizer = torch.optim.Adam(",
+    "self.critic_optimizer.lr.fill_(fraction * args.critic_learning_rate)": "for group in "
+    "self.critic_optimizer.param_groups: group['lr'] = fraction * args.critic_learning_rate",
+}
+SAC = {  # with a learned temperature, as CleanRL writes it
+    "mlp(S, *hidden_sizes, A)": "mlp(S, *hidden_sizes, 2 * A)",
+    "        return torch.tanh(self.layers(s))\n": """
+        mean, log_std = self.layers(s).chunk(2, dim=-1)
+        normal = torch.distributions.Normal(mean, log_std.clamp(-5, 2).exp(), validate_args=False)
+        a = normal.rsample()
+        log_prob = normal.log_prob(a) - torch.log(1 - torch.tanh(a) ** 2 + 1e-6)
+        return torch.tanh(a), log_prob.sum(dim=-1)
+""",
+    "self.actor(s).cpu()": "torch.tanh(self.actor.layers(s).chunk(2, dim=-1)[0]).cpu()",
+    INIT: f"""{INIT}        self.log_alpha = {PARAMETER}
+        self.alpha_optimizer = Adam([self.log_alpha], lr=0.01)
+""",
+    "q_next = self.target_critic(s_next, self.target_actor(s_next))": "alpha = self.log_alpha.exp()"
+    "\n            a_next, log_prob = self.actor(s_next)"
+    "\n            q_next = self.target_critic(s_next, a_next) - alpha * log_prob",
+    "actor_loss = -self.critic(s, self.actor(s)).mean()": "a_new, log_prob = self.actor(s)\n"
+    "        actor_loss = (alpha * log_prob - self.critic(s, a_new)).mean()",
+    "        critic_loss.backward()\n": "        critic_loss.backward()\n"
+    "        nn.utils.clip_grad_norm_(self.critic.parameters(), 0.1)\n",
+    STEP: ALPHA_STEP,
+    '"q": q.mean()}': '"q": q.mean(), "alpha": alpha}',
+}
+Q_NEXT = "q_next = self.target_critic(s_next, self.target_actor(s_next))"
+ITEM = {Q_NEXT: SAC[Q_NEXT].replace("exp()", "exp().item()"), '"q": q.mean()}': '"q": q.mean()}'}
 FORKS = {  # what takes the place of what
-    "optim": {
-        "self.critic_optimizer = Adam(": "self.critic_optimizer = torch.optim.Adam(",
-        "self.critic_optimizer.minimize(critic_loss)": "self.critic_optimizer.zero_grad(); "
-        "critic_loss.backward(); self.critic_optimizer.step()",
-        "agent.critic_optimizer.learning_rate.fill_(decay * args.critic_learning_rate)": "pass",
+    "optim": OPTIM,
+    "breaks": OPTIM | {"fullgraph=True, options": "options"},
+    "sac": SAC,
+    "item": SAC | ITEM,
+    "dropout": {
+        "layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]": "layers += [nn.Linear(fan_in, fan_out)"
+        ", nn.Dropout(0.5), nn.ReLU()]",
+        "*layers, last, _ = layers": "*layers, last, _, _ = layers",
     },
-    "parameter": {
-        INIT: INIT + ALPHA,
-        LOSS: LOSS + " * self.log_alpha.detach().exp()",
-        STEP: STEP + ALPHA_STEP,
-        LOG: '"q": q.mean(), "alpha": self.log_alpha.exp()}',
-    },
-    "item": {
-        INIT: INIT + ALPHA,
-        LOSS: LOSS + " * self.log_alpha.exp().item()",
-        STEP: STEP + ALPHA_STEP,
-    },
-    "rsample": {
-        "agent.act(observation) + scale * noise": "agent.act(observation) + np.random.randn() "
+    "random": {
+        "agent.act(observation) + ": "agent.act(observation) + np.random.randn() "
         "+ torch.distributions.Normal(0.0, 1.0).rsample((1,)).numpy() + random.random() "
-        "+ env.action_space.sample()",
+        "+ env.action_space.sample() + ",
     },
-    "attributes": {  # a tensor, a number of NumPy's, a list, one and a value to log that come late
-        INIT: INIT
-        + "        self.temperature, self.best, self.recent = torch.ones(()), -1e9, []\n",
+    "attributes": {  # of many kinds, one and a value to log that come late
+        INIT: INIT + "        self.temperature, self.best, self.recent = torch.ones(()), -1e9, []\n"
+        "        self.stats = {'lengths': [np.int64(3)], 'last': deque([np.ones(2)], maxlen=4)}\n",
         ADD: ADD + "            agent.temperature.mul_(0.999)\n"
-        "            agent.best = np.maximum(agent.best, reward)\n"
-        "            agent.recent = [*agent.recent[-3:], float(reward)]\n"
+        "            agent.best = np.maximum(agent.best, np.float32(reward))\n"
+        "            agent.recent = [*agent.recent[-3:], (float(reward), observation)]\n"
+        "            agent.stats['last'].append(0.9 * agent.stats['last'][-1] + action)\n"
         "            agent.late = agent.timestep\n",
-        "**means}": '**means, "best": agent.best, **({"late": 1.0} if agent.episode > 1 else {})}',
+        "**means}": '**means, "best": agent.best + agent.stats["last"][0].sum(), **({"late": 1.0} '
+        "if agent.episode > 1 else {})}",
     },
-    "deque": {INIT: INIT + "        self.recent = __import__('collections').deque(maxlen=9)\n"},
-    "another dtype": {
-        INIT: INIT + "        self.best = torch.tensor(0)\n",
-        ADD: ADD + "            agent.best = torch.tensor(0.5)\n",
+    "n-step": {  # a deque in the buffer
+        "        self.count = 0": "        self.recent = deque(maxlen=3)\n        self.count = 0",
+        "        if not np.isfinite(": "        self.recent.append(transition)\n"
+        "        rewards = [past[2] for past in self.recent]\n"
+        "        transition = (*self.recent[0][:2], sum(rewards), *transition[3:])\n"
+        "        if not np.isfinite(",
     },
-    "turns": {
-        INIT: INIT + "        self.recent = []\n",
-        "agent.episode += 1": "agent.episode += 1\n            if agent.episode > 3:"
-        "\n                agent.recent.append(np.float64(1))",
+    "rollout": {  # longer than an episode
+        INIT: INIT + "        self.rollout = []\n",
+        ADD: ADD + "            agent.rollout.append((observation, torch.tensor(action)))\n"
+        "            if len(agent.rollout) == 350: agent.rollout.clear()\n",
+        "float(reward))\n            observation,": "float(reward) + sum(float(old[0]) "
+        "for old, _ in agent.rollout[:9]))\n            observation,",
     },
-    "array": {INIT: INIT + "        self.buffer.priorities = np.ones(3)\n"},
-    "modules in a list": {INIT: INIT + "        self.ensemble = [Critic(1, 1, (2,))]\n"},
-    "parameters in a tuple": {INIT: INIT + f"        self.alphas = ({PARAMETER},)\n"},
-    "parameters in a dict": {
-        INIT: INIT + "        self.alphas = {'left': torch.zeros((), requires_grad=True)}\n"
+    "module": {  # a number beside a module's parameters, and one in an optimiser of one's own
+        "        self.layers = mlp(S, *hidden_sizes, A)\n": "        self.layers = mlp(S, "
+        "*hidden_sizes, A)\n        self.calls = 0\n",
+        "        return torch.tanh(self.layers(s))\n": "        self.calls += 1\n"
+        "        return torch.tanh(self.layers(s)) * (0.5 if self.calls % 7 else 1.0)\n",
+        "zeros = torch.cat(": "self.t = 0\n        zeros = torch.cat(",
+        "steps = self.lr *": "self.t += 1\n        steps = 0.9 ** (self.t % 5) * self.lr *",
     },
-    "buffer": {  # an attribute of a subclass of ours
+    "buffer": {  # attributes of a subclass of ours
         INIT: "        class Prioritized(ReplayBuffer):\n            top = 1.0\n\n"
-        + INIT.replace("ReplayBuffer", "Prioritized"),
-        ADD: ADD + "            agent.buffer.top = 0.9 * agent.buffer.top + abs(float(reward))\n",
+        + INIT.replace("ReplayBuffer", "Prioritized")
+        + "        self.buffer.priorities = np.ones(3)\n",
+        ADD: ADD + "            agent.buffer.top = 0.9 * agent.buffer.top + abs(float(reward))\n"
+        "            agent.buffer.priorities *= 0.99\n",
+    },
+    "late": {
+        "agent.episode += 1": "agent.episode += 1\n            if agent.episode > 3:"
+        "\n                agent.recent = {1}"
     },
 }
+NOT_SAVED = {  # an attribute, and what the error says
+    "__import__('collections').Counter()": "'.new'.: Counter",
+    "[defaultdict(list)]": "'.new'..0.: defaultdict",
+    "{'a': {1}}": "'.new'..'a'.: set",
+    "[Critic(1, 1, (2,))]": "'.new'..0.: Critic",
+    "np.random.default_rng()": "'.new'.: Generator",
+    f"({PARAMETER},)": "'.new'..0.: Parameter .*nn.Parameter",
+    "torch.zeros((), requires_grad=True)": "'.new'.: Tensor .*nn.Parameter",
+}
+
+
+def make_fork(name, path, changes):
+    """Write a fork of DDPG, import it; return the module."""
+    path = path / f"fork_{re.sub('[ -]', '_', name)}.py"
+    yield import_fork("ddpg_continuous", path, changes)
+    del sys.modules[path.stem]
 
 
 @pytest.fixture
 def fork(request, tmp_path):
-    """Write a fork, import it; return the module."""
-    path = tmp_path / f"fork_{re.sub(' ', '_', request.param)}.py"
-    yield import_fork("ddpg_continuous", path, FORKS[request.param])
-    del sys.modules[path.stem]
+    yield from make_fork(request.param, tmp_path, FORKS[request.param])
 
 
 def batches(device="cpu"):
@@ -112,36 +162,33 @@ def eager_and_compiled(fork, device="cpu"):
 
 
 @each_device
-@pytest.mark.parametrize("fork", ["parameter", "item"], indirect=True)
-def test_compiled_equals_eager_or_stops(fork, device):
-    """So does the script itself, as one of the forks only adds to it."""
+@pytest.mark.parametrize("fork", ["sac", "dropout", "item"], indirect=True)
+def test_compiled_equals_eager(fork, device):
+    """With the same random numbers. So does the script itself, to which SAC only adds."""
     eager, graph, update = eager_and_compiled(fork, device)
+    before = copy.deepcopy(eager.state_dict())
     for number, batch in enumerate(batches(device)):
-        for agent in (eager, graph):  # what training changes between updates
-            agent.actor_optimizer.learning_rate.fill_(1e-2 / (1 + number))
-        log = eager.update(copy.deepcopy(batch))
-        try:
-            torch.testing.assert_close(update(batch), log, rtol=1e-4, atol=1e-5)
-        except torch._dynamo.exc.Unsupported as error:
-            assert fork.__name__ == "fork_item"
-            assert ".item()" in str(error) and f"{fork.__name__}.py" in str(error)
-            return
-    assert eager.log_alpha.item() < -0.3  # it was trained
-    for name in ("actor", "critic", "target_actor", "target_critic", "actor_optimizer"):
-        states = [getattr(agent, name).state_dict() for agent in (eager, graph)]
-        torch.testing.assert_close(*states, rtol=1e-4, atol=1e-5)
+        logs = []
+        for agent, function in ((eager, eager.update), (graph, update)):
+            agent.actor_optimizer.lr.fill_(1e-2 / (1 + number))  # what training changes
+            torch.manual_seed(number)
+            logs.append(function(copy.deepcopy(batch)))
+        torch.testing.assert_close(*logs, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(eager.state_dict(), graph.state_dict(), rtol=1e-4, atol=1e-5)
+    for name, value in eager.named_parameters():
+        assert not torch.equal(value, before[name]), name  # it was trained
 
 
-@pytest.mark.parametrize("fork", ["optim"], indirect=True)
-def test_torchs_optimizer_learns_or_stops(fork):
-    eager, graph, update = eager_and_compiled(fork)
-    weights = eager.critic.layers[0].weight.clone()
-    for batch in batches():
-        eager.update(batch)
-    assert not torch.equal(eager.critic.layers[0].weight, weights)
-    line = rf"{fork.__name__}.py\", line \d+, in update\n.*(zero_grad|backward)"
-    with pytest.raises(torch._dynamo.exc.Unsupported, match=line):
-        update(batch)
+@pytest.mark.parametrize("name", ["optim", "breaks"])
+def test_what_does_not_compile_stops_with_its_line(name, tmp_path):
+    """The second lets graphs break, and then torch loses gradients."""
+    (fork,) = make_fork(name, tmp_path, FORKS[name])
+    flags = [*FLAGS, "--compile", "--run-dir", "run"]
+    process = start(fork.__file__.removesuffix(".py"), *flags)
+    _, err = process.communicate(timeout=120)
+    line = rf"fork_{name}.py\", line \d+, in update\n.*zero_grad"
+    named = {"optim": line, "breaks": "keep fullgraph=True"}[name]
+    assert process.returncode == 1 and re.search(named, err) and "--no-compile" in err, err
 
 
 @torch._dynamo.config.patch(recompile_limit=2)
@@ -161,16 +208,17 @@ def test_a_float_that_changes_is_never_frozen():
         for calls in range(9):
             try:
                 assert update(torch.ones(2)).tolist() == eager.update(torch.ones(2)).tolist()
-            except torch._dynamo.exc.FailOnRecompileLimitHit:
-                assert calls == 2
+            except torch._dynamo.exc.FailOnRecompileLimitHit as error:
+                assert calls == 2 and "must be a tensor" in error.__notes__[0]
                 break
         else:
             assert graph.beta == eager.beta == 1.0
 
 
-@pytest.mark.parametrize(
-    "fork", ["optim", "parameter", "rsample", "attributes", "buffer"], indirect=True
-)
+RESUMED = ["optim", "sac", "random", "attributes", "n-step", "rollout", "module", "buffer"]
+
+
+@pytest.mark.parametrize("fork", RESUMED, indirect=True)
 def test_stopped_and_resumed_is_as_never_stopped(fork, monkeypatch):
     flags = [*FLAGS, "--total-timesteps", 600, "--checkpoint-every", 0, "--learning-starts", 200]
     assert run_here(fork, *flags, "--run-dir", "whole") == 0
@@ -186,50 +234,83 @@ def test_stopped_and_resumed_is_as_never_stopped(fork, monkeypatch):
         assert run_here(fork, *flags, "--run-dir", "stopped") == 130
     assert run_here(fork, "--resume", "stopped") == 0
     assert outcome("stopped") == outcome("whole")
-    state = load("whole")["agent"]
-    if fork.__name__ == "fork_attributes":
-        assert state["best"] > -20 and len(state["recent"]) == 4
+    state, name = load("whole")["agent"], fork.__name__
+    if name == "fork_attributes":
+        assert state["best"].dtype == np.float32 and state["best"] > -20
+        assert len(state["recent"]) == 4 and state["stats"]["last"].maxlen == 4
         assert float(state["temperature"]) == pytest.approx(0.999**600, rel=1e-3)
         first, *_, last = read_csv("whole", "episodes.csv")
         assert (first["late"], last["late"]) == ("", "1.0")
-    if fork.__name__ == "fork_parameter":
-        assert state["log_alpha"].item() < -0.5
-    if fork.__name__ == "fork_optim":
-        assert state["critic_optimizer"]["state"][0]["step"] == 401
-    if fork.__name__ == "fork_buffer":
-        assert state["buffer"]["top"] > 1
+    expected = {
+        "fork_optim": lambda: state["critic_optimizer"]["state"][0]["step"] == 401,
+        "fork_sac": lambda: state["log_alpha"].abs() > 0.5,
+        "fork_n_step": lambda: len(state["buffer"]["recent"]) == 3,
+        "fork_rollout": lambda: len(state["rollout"]) == 250,
+        "fork_module": lambda: state["actor_optimizer.t"] == 401 and state["actor.calls"] > 1000,
+        "fork_buffer": lambda: state["buffer"]["top"] > 1 > state["buffer"]["priorities"][0],
+    }
+    assert expected.get(name, lambda: True)()
 
 
-@pytest.mark.parametrize("fork", ["parameter"], indirect=True)
+@pytest.mark.parametrize("fork", ["sac", "optim"], indirect=True)
 def test_a_fork_and_its_original_do_not_resume_each_other(fork, capsys):
+    """Even if they differ only in an optimiser."""
     for first, second in (("ddpg_continuous", fork), (fork, "ddpg_continuous")):
         run_dir = "run of the original" if second is fork else "run of the fork"
         assert run_here(first, *FLAGS, "--run-dir", run_dir) == 0
         assert run_here(second, "--resume", run_dir) == 2
-        assert "checkpoint.pt: of another " in capsys.readouterr().err
+        assert re.search(f"{run_dir}: .*(of another|state_dict)", capsys.readouterr().err)
 
 
-@pytest.mark.parametrize("fork", ["another dtype"], indirect=True)
-def test_a_tensor_is_never_cast(fork, capsys):
-    assert run_here(fork, *FLAGS, "--run-dir", "run") == 0
-    assert run_here(fork, "--resume", "run") == 2
-    assert "agent.best was saved with another dtype" in capsys.readouterr().err
+@pytest.mark.parametrize("attribute", NOT_SAVED)
+def test_what_cannot_be_restored_stops_before_training(attribute, tmp_path):
+    changes = {INIT: INIT + f"        self.new = {attribute}\n"}
+    (fork,) = make_fork("attribute", tmp_path, changes)
+    with pytest.raises(TypeError, match=f"agent.{NOT_SAVED[attribute]}"):
+        fork.main([*FLAGS, "--run-dir", "run"])
+    assert not (tmp_path / "run" / "checkpoint.pt").exists()
+
+
+@pytest.mark.parametrize("fork", ["late"], indirect=True)
+def test_what_can_no_longer_be_restored_keeps_the_last_checkpoint(fork):
+    flags = [*FLAGS, "--checkpoint-every", "0", "--run-dir", "run"]
+    with pytest.raises(TypeError, match="agent.'.recent'.: set"):
+        fork.main(flags)
+    assert [row["episode"] for row in load("run")["rows"]] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("wrapper", ["NormalizeObservation(env)", "NormalizeReward(env)"])
+def test_wrappers_with_statistics_are_refused(script, wrapper, tmp_path, capsys):
+    """Also below other wrappers."""
+    make = 'gym.make(env_id, **({"render_mode": render_mode} if render_mode else {}))'
+    module = import_fork(script, tmp_path / "fork.py", {make: make.replace("gym.make", "wrapped")})
+    module.wrapped = lambda *given, **options: eval(
+        f"gym.wrappers.TimeAwareObservation(gym.wrappers.{wrapper})",
+        {"gym": module.gym, "env": module.gym.make(*given, **options)},
+    )
+    assert run_here(module, *SMALL[script], "--run-dir", "run") == 2
+    assert "statistics" in capsys.readouterr().err and not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
-    "fork",
-    ["deque", "array", "modules in a list", "parameters in a tuple", "parameters in a dict"],
-    indirect=True,
+    ("init", "step", "named"),
+    [
+        ("torch.optim.Adam([nn.Parameter(self.theta)])", "{0}.step()", "new'..'state'..0..'step'"),
+        ("0", "{0} += 1", "'.new'"),
+        ("torch.zeros(())", "{0} = {0} + 1", "'.new'"),
+    ],
 )
-def test_what_cannot_be_restored_stops_at_once(fork):
-    expected = "collections.deque|buffer: ndarray|ensemble: Critic|alphas: a learned tensor"
-    with pytest.raises((pickle.UnpicklingError, TypeError), match=expected):
-        fork.main([*FLAGS, "--run-dir", "run"])
-
-
-@pytest.mark.parametrize("fork", ["turns"], indirect=True)
-def test_what_can_no_longer_be_restored_keeps_the_last_checkpoint(fork):
-    flags = [*FLAGS, "--checkpoint-every", "0", "--run-dir", "run"]
-    with pytest.raises(pickle.UnpicklingError, match="numpy"):
-        fork.main(flags)
-    assert [row["episode"] for row in load("run")["rows"]] == [1, 2, 3]
+def test_what_workers_do_not_share_is_an_error(init, step, named, tmp_path):
+    """State that torch.optim makes in a worker, a number, a tensor that takes another's place."""
+    step = step.format("self.new")
+    share, update = "        self.share_memory()\n", "        root = (self.g"
+    changes = {share: f"        self.new = {init}\n{share}", update: f"        {step}\n{update}"}
+    if "optim" in init:
+        changes[update] = (
+            "        self.new.param_groups[0]['params'][0].grad = gradient\n" + changes[update]
+        )
+    import_fork("a3c_cartpole", tmp_path / "fork.py", changes)
+    process = start(tmp_path / "fork", *SMALL["a3c_cartpole"], "--run-dir", "run")
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1 and re.search(f"workers share.*{named}", err), err
