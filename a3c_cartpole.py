@@ -25,28 +25,29 @@ Deep Reinforcement Learning", ICML 2016, https://arxiv.org/abs/1602.01783; each 
         update θ with dθ and θv with dθv, asynchronously: no lock, others write meanwhile
     until T > T_max
 
-and RMSProp (section 4), whose g all share: g ← α g + (1−α) Δθ², θ ← θ − η Δθ / √(g + ε)
+and RMSProp (section 4) with a common g: g ← α g + (1−α) Δθ², θ ← θ − η Δθ / √(g + ε)
 
 Symbol → name in the code
     (θ, θv), (θ′, θ′v) → agent.theta, theta: one vector each
-    s, a, r, R         → observation, action, reward, R
     π, V, H            → softmax of logits, values, entropy
-    Δθ, g, η           → gradient: (−dθ, value_coef dθv), agent.g, args.learning_rate
+    Δθ, g, η           → gradient, −dθ and value_coef · dθv; agent.g, args.learning_rate
     T, T_max           → agent.timestep, args.total_timesteps
     γ, β, α, ε         → args.gamma, .entropy_coef, .rmsprop_alpha, .rmsprop_epsilon
 
-Deviations, and the flags that undo them; "letter": the first author's values, as muupan's async-rl
-wiki on GitHub reports them
+Deviations, and the flags that undo them (letter: its first author's values, as muupan's async-rl
+wiki on GitHub reports them)
     Two workers, longer rollouts: --num-workers 16 --t-max 5
-    Rewards are divided by the running standard deviation of their discounted sums, not clipped to
-        ±1 as on Atari: --no-scale-rewards
-    The loss of V weighs less; ε is smaller: --value-coef 0.5 --rmsprop-epsilon 0.1 (letter)
+    Rewards are divided by the running deviation of their discounted sums: --no-scale-rewards
+    The loss of V weighs less: --value-coef 1 (letter: 0.5)
+    η is larger, ε smaller: --learning-rate 7e-4 --rmsprop-epsilon 0.1 (letter)
+
 Deviations without a flag
     Small networks for vectors, no frames; π and V share no layers. The initial weights are
-        orthogonal, and those of π's last layer small. A time limit is not terminal.
+        orthogonal, and those of π's last layer small. A time limit is not terminal. Rewards are
+        not clipped, as they are on Atari.
 
 Examples
-    python a3c_cartpole.py --num-workers 1    # one worker alone repeats a run by its seed
+    python a3c_cartpole.py --num-workers 1    # with one worker, a seed repeats a run
     python a3c_cartpole.py --env-id LunarLander-v3 --total-timesteps 1000000
     python a3c_cartpole.py --play runs/RUN --best --capture-video
 """
@@ -67,7 +68,6 @@ import threading
 import time
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from datetime import datetime
 from itertools import count, pairwise
 from pathlib import Path
@@ -86,7 +86,7 @@ from torch import Tensor, multiprocessing, nn
 from torch.utils._pytree import keystr, tree_leaves_with_path
 from tqdm import tqdm
 
-Folder = Annotated[Path | None, tyro.conf.create_mutex_group(required=False)]  # one of them
+Folder = Annotated[Path | None, tyro.conf.create_mutex_group(required=False)]  # at most one
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -128,7 +128,7 @@ def actor_learner(
     args = agent.args
     theta = agent.theta.clone()  # θ′ and θ′v
     pi, v = as_layers(theta.numpy(), agent.sizes)  # views of θ′: they change with it
-    # A resumed run enters here: what is to outlast an episode belongs to the agent, in a tensor.
+    # A resumed run begins here: what has to outlast an episode belongs in the agent's tensors.
     for episode in count(agent.episodes[worker]):
         rng = seed_episode(env, args.seed, worker, episode)  # all of the episode's randomness
         observation, _ = env.reset(seed=int(rng.integers(2**31)))  # get the state s
@@ -150,7 +150,7 @@ def actor_learner(
             if not rewards:
                 return  # T = T_max
             R = 0.0 if terminated else forward(v, observation).item()  # V(s;θ′v)
-            scale = agent.deviation(discounted_sums, lock) if args.scale_rewards else 1.0
+            scale = agent.reward_scale(discounted_sums, lock) if args.scale_rewards else 1.0
             returns = np.empty(len(rewards), np.float32)
             for i in reversed(range(len(rewards))):  # for i = t − 1, …, t_start
                 returns[i] = R = rewards[i] / scale + args.gamma * R  # R ← r_i + γ R
@@ -184,17 +184,17 @@ class Agent(nn.Module):
         S, A = env.observation_space.shape[0], int(env.action_space.n)
         hidden = args.hidden_sizes
         self.sizes = [*pairwise([S, *hidden, A]), *pairwise([S, *hidden, 1])]  # fan_in, fan_out
-        # all that is learned: a parameter elsewhere would not be trained
+        # All that is learned: a parameter elsewhere would not be trained.
         self.theta = nn.Buffer(torch.zeros(sum((n + 1) * m for n, m in self.sizes)))
         pi, v = as_layers(self.theta, self.sizes)
         torch.manual_seed(args.seed)  # the initial weights: orthogonal; biases 0
         for weights, _ in pi + v:
             nn.init.orthogonal_(weights, gain=2**0.5)
-        pi[-1][0].mul_(0.01)  # all actions about as likely
+        pi[-1][0].mul_(0.01)  # so that at first all actions are about as likely
         self.g = nn.Buffer(torch.zeros_like(self.theta))
         self.T = nn.Buffer(torch.zeros((), dtype=torch.int64))
-        self.sums = nn.Buffer(torch.zeros(3, dtype=torch.float64))  # for `deviation`
-        self.episodes = [0] * args.num_workers  # finished by each; from here on the parent's alone
+        self.reward_sums = nn.Buffer(torch.zeros(3, dtype=torch.float64))  # for `reward_scale`
+        self.episodes = [0] * args.num_workers  # finished by each; what follows is the parent's
         self.recent_returns = deque(maxlen=100)
         self.best_mean, self.best_theta = -np.inf, nn.Buffer(self.theta.clone())
         self.share_memory()
@@ -251,10 +251,10 @@ class Agent(nn.Module):
             self.T += more
         return more
 
-    def deviation(self, discounted_sums: list[float], lock: Any) -> float:
+    def reward_scale(self, discounted_sums: list[float], lock: Any) -> float:
         """Return the standard deviation of the episodes' discounted sums of rewards, Σ γ^k r_t−k,
         at all steps t of all workers so far; those of a new rollout are added first."""
-        x, sums = np.array(discounted_sums), self.sums.numpy()
+        x, sums = np.array(discounted_sums), self.reward_sums.numpy()
         with lock:
             sums += len(x), x.sum(), x @ x
             n, total, squares = sums
@@ -288,7 +288,7 @@ def forward(layers: Layers, x: Any) -> Any:
     """Observations […, S] → the logits of π(·|s;θ) […, A], or V(s;θv) […, 1].
 
     It takes torch's tensors, to learn, and NumPy's arrays, to act: for a single observation NumPy
-    is several times as fast.
+    is about twice as fast.
     """
     *hidden, (weights, biases) = layers
     for w, b in hidden:
@@ -339,8 +339,9 @@ def train(env: gym.Env, agent: Agent) -> Iterator[dict[str, float]]:
     workers = multiprocessing.spawn(work, shared, args.num_workers, join=False, daemon=True)
     signal.signal(signal.SIGINT, handler)
     try:
-        # join: whether all have ended; it raises a worker's error
-        while not workers.join(timeout=0) or agent.timestep < args.total_timesteps:
+        finished = False
+        while not finished:
+            finished = workers.join(timeout=0)  # whether all have ended; it raises a worker's error
             alive = all(process.is_alive() for process in workers.processes)
             if not alive and agent.timestep < args.total_timesteps:
                 raise ChildProcessError(f"a worker ended early, at step {agent.timestep}")
@@ -357,9 +358,7 @@ def train(env: gym.Env, agent: Agent) -> Iterator[dict[str, float]]:
 
 
 def make_env(env_id: str, render_mode: str | None = None) -> gym.Env:
-    """Make an environment; gym.error.Error if its spaces do not fit.
-
-    Observations are float32, in a new array each."""
+    """Make an environment; gym.error.Error if its spaces do not fit."""
     env = gym.make(env_id, **({"render_mode": render_mode} if render_mode else {}))
     s, a = env.observation_space, env.action_space
     flat = isinstance(s, gym.spaces.Box) and len(s.shape) == 1
@@ -417,8 +416,8 @@ def state_of(agent: Agent) -> dict[str, Any]:
             if not (inspect.isroutine(value) or isinstance(value, Args | type | torch.device)):
                 part = value.state_dict() if hasattr(value, "state_dict") else value
                 state[f"{path}.{name}"] = part
-    kept = {dict, OrderedDict, list, tuple, deque}  # a subclass would be loaded as code
-    for path, x in tree_leaves_with_path(state, is_leaf=lambda x: type(x) not in kept):
+    containers = {dict, OrderedDict, list, tuple, deque}  # exactly: a subclass could not be loaded
+    for path, x in tree_leaves_with_path(state, is_leaf=lambda x: type(x) not in containers):
         plain = isinstance(x, torch.Tensor | np.ndarray | np.generic | int | float | str | None)
         if not plain or getattr(x, "requires_grad", False):
             use = "use tensors, arrays, numbers; nn.Parameter for what is learned"
@@ -430,11 +429,11 @@ def state_of(agent: Agent) -> dict[str, Any]:
 
 def save(agent: Agent, rows: Rows, run_dir: Path) -> None:
     """Write checkpoint.pt, whole or not at all, and args.json and episodes.csv, for people."""
-    now = {"run_dir", "resume", "play", "capture_video", "track", "device"}  # given anew
+    now = {"run_dir", "resume", "play", "capture_video", "track", "device"}  # give them anew
     args = TypeAdapter(Args).dump_json(agent.args, indent=2, exclude=now).decode()
     state = {"agent": state_of(agent), "args": args, "rows": json.dumps(rows)}
     torch.save(state, run_dir / "checkpoint.tmp")
-    torch.load(run_dir / "checkpoint.tmp", weights_only=True, mmap=True)  # else it fails too late
+    torch.load(run_dir / "checkpoint.tmp", weights_only=True, mmap=True)  # or fail now
     os.replace(run_dir / "checkpoint.tmp", run_dir / "checkpoint.pt")
     (run_dir / "args.json").write_text(args)
     write_csv(rows, run_dir / "episodes.csv")
@@ -468,7 +467,7 @@ def write_csv(rows: Rows, path: Path) -> None:
 
 def plot_learning_curve(rows: Rows, path: Path) -> None:
     """Draw the return of each training episode, and the mean of the last 20."""
-    from matplotlib.figure import Figure  # a second to import: only now
+    from matplotlib.figure import Figure  # only where it is needed
 
     timesteps, returns = ([row[name] for row in rows] for name in ("timestep", "return"))
     means = [fmean(returns[max(0, i - 19) : i + 1]) for i in range(len(returns))]
@@ -508,13 +507,13 @@ def main(argv: Sequence[str] | None = None) -> tuple[Agent, Path]:
     torch.set_flush_denormal(True)  # dead units' moments fade into denormals, 10 times slower
     args, rows = tyro.cli(Args, args=argv, description=__doc__), []
     old_run = args.resume or args.play
-    given, wrong = f"{old_run}: not a run of {SCRIPT}.py", (Exception,)  # torch raises many kinds
+    given, expected = f"{old_run}: not a run of {SCRIPT}.py", (Exception,)  # torch has many
     try:
         if old_run:  # its arguments are the defaults
             checkpoint = torch.load(old_run / "checkpoint.pt", weights_only=True, mmap=True)
             defaults = TypeAdapter(Args).validate_json(checkpoint["args"])
             args = tyro.cli(Args, args=argv, default=defaults)
-        given, wrong = f"--env-id {args.env_id}", (gym.error.Error, ModuleNotFoundError)
+        given, expected = f"--env-id {args.env_id}", (gym.error.Error, ModuleNotFoundError)
         screen = sys.platform in ("darwin", "win32") or "DISPLAY" in os.environ
         mode = "rgb_array" if args.capture_video else "human" if args.play and screen else None
         env = make_env(args.env_id, mode)
@@ -524,12 +523,12 @@ def main(argv: Sequence[str] | None = None) -> tuple[Agent, Path]:
         name = f"{args.env_id}__{SCRIPT}__{args.seed}__{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
         run_dir = old_run or args.run_dir or Path("runs", re.sub(r"[/:]", "-", name))
         if old_run:
-            given, wrong = run_dir, (Exception,)
+            given, expected = run_dir, (Exception,)
             rows = load(agent, run_dir)
         else:
-            given, wrong = f"--run-dir {run_dir}", (OSError,)
+            given, expected = f"--run-dir {run_dir}", (OSError,)
             run_dir.mkdir(parents=True)
-    except wrong as error:
+    except expected as error:
         what = " ".join(str(error).splitlines()[:2]) or repr(error)  # some go on for pages
         print(f"{SCRIPT}.py: error: {given}: {what}", file=sys.stderr)
         raise SystemExit(2) from None
@@ -539,7 +538,7 @@ def main(argv: Sequence[str] | None = None) -> tuple[Agent, Path]:
         run_id = "-".join(run_dir.absolute().parts[-2:])  # the same with --resume
         project = os.environ.get("WANDB_PROJECT", "minimal-rl")
         resume = "allow" if old_run else "never"
-        wandb.init(project=project, name=run_id, id=run_id, resume=resume, config=asdict(args))
+        wandb.init(project=project, name=run_id, id=run_id, resume=resume, config=vars(args))
     try:
         if not args.play:
             save(agent, rows, run_dir)

@@ -25,14 +25,15 @@ with deep reinforcement learning", ICLR 2016, https://arxiv.org/abs/1509.02971
 Symbol → name in the code
     s, a, r, s′   → observation, action, reward, next_observation; in `update` s, a, r, s_next
     μ, Q, μ′, Q′  → actor, critic, target_actor, target_critic
-    R, N, 𝒩       → buffer, args.batch_size, agent.noise_scale * noise
+    R, N, 𝒩       → buffer, args.batch_size, noise_scale * noise
 
 Deviations from the paper's low-dimensional setting (section 7), and the flags that undo them
     The targets follow five times as fast, as runs are far shorter: --tau 0.001
-    γ is smaller: --gamma 0.99
+    γ is smaller, for landing and balancing in few steps: --gamma 0.99
     The noise starts larger and shrinks over the run: --noise-sigma 0.2 --noise-final 1
     The learning rates fall to 0 over the second half of the run: --learning-rate-final 1
     The first update comes after 1,000 steps: --learning-starts 1
+
 Deviations without a flag; benchmarks/README.md has what was measured of them
     There is no batch normalisation (section 3) and no weight decay on Q, and the action enters Q at
         its first layer. Observations whose bounds are less than 2 apart are stretched to 2.
@@ -61,7 +62,6 @@ import sysconfig
 import time
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
@@ -80,7 +80,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import keystr, tree_leaves_with_path
 from tqdm import tqdm
 
-Folder = Annotated[Path | None, tyro.conf.create_mutex_group(required=False)]  # one of them
+Folder = Annotated[Path | None, tyro.conf.create_mutex_group(required=False)]  # at most one
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -128,9 +128,9 @@ def mlp(*sizes: int) -> nn.Sequential:
     """Return linear layers with ReLU between them, initialised as in section 7: weights and biases
     from Uniform(±1/√fan_in), which is torch's default, those of the last from Uniform(±0.003)."""
     layers = []
-    for fan_in, fan_out in pairwise(sizes):
+    for fan_in, fan_out in pairwise(sizes[:-1]):
         layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]
-    *layers, last, _ = layers  # no ReLU after the last
+    last = nn.Linear(*sizes[-2:])
     for parameter in last.parameters():
         nn.init.uniform_(parameter, -3e-3, 3e-3)
     return nn.Sequential(*layers, last)
@@ -186,13 +186,13 @@ class Agent(nn.Module):
         s = torch.as_tensor(observation, dtype=torch.float32, device=self.args.device)
         return self.actor(s).cpu().numpy()
 
-    def anneal(self) -> None:
-        """Set the scale of the noise and the learning rates, which fall as the run goes on."""
+    def anneal(self) -> float:
+        """Set the learning rates for this step; return the scale of its noise."""
         args, progress = self.args, self.timestep / self.args.total_timesteps
-        self.noise_scale = args.noise_final**progress  # from 1 to noise_final
         fraction = np.interp(progress, (0.5, 1), (1, args.learning_rate_final))
         self.actor_optimizer.lr.fill_(fraction * args.actor_learning_rate)
         self.critic_optimizer.lr.fill_(fraction * args.critic_learning_rate)
+        return args.noise_final**progress  # from 1 to noise_final
 
     def update(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Learn from a minibatch of the replay buffer; return what to log."""
@@ -223,30 +223,30 @@ def train(env: gym.Env, agent: Agent) -> Iterator[dict[str, float]]:
     """Algorithm 1, for `total_timesteps`; yield a row of the log after each episode."""
     args = agent.args
     update = compiled(agent.update, args.device) if args.compile else agent.update
-    # A resumed run enters here: what is to outlast an episode belongs to the agent.
+    # A resumed run begins here: what has to outlast an episode belongs in the agent.
     while agent.timestep < args.total_timesteps:  # for episode = 1, …, M
         rng = seed_episode(env, args.seed, agent.episode)  # all of the episode's randomness
         noise = np.zeros(env.action_space.shape)  # initialise 𝒩, Ornstein-Uhlenbeck
         observation, _ = env.reset(seed=int(rng.integers(2**31)))  # receive s₁
-        rewards, ended, log = [], False, defaultdict(list)
+        rewards, ended, logs = [], False, defaultdict(list)
         while not ended and agent.timestep < args.total_timesteps:  # for t = 1, …, T
-            agent.anneal()
+            noise_scale = agent.anneal()
             noise = noise - args.noise_theta * noise + rng.normal(0, args.noise_sigma, noise.shape)
-            action = agent.act(observation) + agent.noise_scale * noise  # a = μ(s|θμ) + 𝒩
+            action = agent.act(observation) + noise_scale * noise  # a = μ(s|θμ) + 𝒩
             action = action.clip(-1, 1)
             next_observation, reward, terminated, truncated, _ = env.step(action)
             agent.timestep += 1
             agent.buffer.add(observation, action, reward, next_observation, terminated)  # into R
             if agent.buffer.count >= args.learning_starts:
                 batch = agent.buffer.sample(args.batch_size, rng, args.device)  # sample N
-                losses = update(batch)  # θQ, θμ, θQ′, θμ′
-                for name, value in losses.items():
-                    log[name].append(float(value))
+                log = update(batch)  # θQ, θμ, θQ′, θμ′
+                for name, value in log.items():
+                    logs[name].append(float(value))
             rewards.append(float(reward))
             observation, ended = next_observation, terminated or truncated
         if ended:
             agent.episode += 1
-            means = {name: fmean(values) for name, values in log.items()}
+            means = {name: fmean(values) for name, values in logs.items()}
             yield {"return": sum(rewards), "length": len(rewards), **means}
 
 
@@ -255,13 +255,9 @@ class ReplayBuffer:
 
     def __init__(self, size: int, env: gym.Env) -> None:
         s, a = env.observation_space.shape, env.action_space.shape
-        fields = [
-            ("observation", np.float32, s),
-            ("action", env.action_space.dtype, a),
-            ("reward", np.float32),
-            ("next_observation", np.float32, s),
-            ("terminated", np.float32),
-        ]
+        fields = [("observation", np.float32, s), ("action", env.action_space.dtype, a)]
+        fields += [("reward", np.float32), ("next_observation", np.float32, s)]
+        fields += [("terminated", np.float32)]
         self.data = np.zeros(size, np.dtype(fields, align=True))
         self.count = 0  # transitions added so far, including those overwritten
 
@@ -293,7 +289,7 @@ class ReplayBuffer:
 
 class Adam(nn.Module):
     """Adam (Kingma & Ba 2015) as in torch.optim, whose own does not compile into one graph with
-    the update: with it, an update takes twice (DDPG) to five times (DQN) as long."""
+    the update: with it, an update takes 1.6 to 5 times as long, the more the smaller it is."""
 
     def __init__(self, parameters: Iterable[Tensor], lr: float) -> None:
         super().__init__()
@@ -337,7 +333,7 @@ def compiled(function: Callable[..., Any], device: str) -> Callable[..., Any]:
         print("slower, as with --no-compile: no C++ compiler, or no Python.h", file=sys.stderr)
         return function
     torch._dynamo.config.trace_autograd_ops = True  # backward() within the graph
-    torch._dynamo.config.specialize_float = True  # else a float that changes may stay as it was
+    torch._dynamo.config.specialize_float = True  # else a new float may pass unseen
     # Called from C++, a graph has less overhead, but on CUDA it gave wrong numbers (torch 2.11).
     options = {"cpp_wrapper": device == "cpu", "size_asserts": False, "fallback_random": True}
     graph = torch.compile(function, fullgraph=True, options=options)
@@ -358,10 +354,7 @@ def compiled(function: Callable[..., Any], device: str) -> Callable[..., Any]:
 
 
 def make_env(env_id: str, render_mode: str | None = None) -> gym.Env:
-    """Make an environment; gym.error.Error if its spaces do not fit.
-
-    Actions are rescaled to [−1, 1]; observations whose bounds are less than 2 apart are stretched.
-    """
+    """Make an environment, with actions in [−1, 1]; gym.error.Error if its spaces do not fit."""
     env = gym.make(env_id, **({"render_mode": render_mode} if render_mode else {}))
     s, a = env.observation_space, env.action_space
     flat = all(isinstance(x, gym.spaces.Box) and len(x.shape) == 1 for x in (s, a))
@@ -428,8 +421,8 @@ def state_of(agent: Agent) -> dict[str, Any]:
             if not (inspect.isroutine(value) or isinstance(value, Args | type | torch.device)):
                 part = value.state_dict() if hasattr(value, "state_dict") else value
                 state[f"{path}.{name}"] = part
-    kept = {dict, OrderedDict, list, tuple, deque}  # a subclass would be loaded as code
-    for path, x in tree_leaves_with_path(state, is_leaf=lambda x: type(x) not in kept):
+    containers = {dict, OrderedDict, list, tuple, deque}  # exactly: a subclass could not be loaded
+    for path, x in tree_leaves_with_path(state, is_leaf=lambda x: type(x) not in containers):
         plain = isinstance(x, torch.Tensor | np.ndarray | np.generic | int | float | str | None)
         if not plain or getattr(x, "requires_grad", False):
             use = "use tensors, arrays, numbers; nn.Parameter for what is learned"
@@ -441,11 +434,11 @@ def state_of(agent: Agent) -> dict[str, Any]:
 
 def save(agent: Agent, rows: Rows, run_dir: Path) -> None:
     """Write checkpoint.pt, whole or not at all, and args.json and episodes.csv, for people."""
-    now = {"run_dir", "resume", "play", "capture_video", "track", "device"}  # given anew
+    now = {"run_dir", "resume", "play", "capture_video", "track", "device"}  # give them anew
     args = TypeAdapter(Args).dump_json(agent.args, indent=2, exclude=now).decode()
     state = {"agent": state_of(agent), "args": args, "rows": json.dumps(rows)}
     torch.save(state, run_dir / "checkpoint.tmp")
-    torch.load(run_dir / "checkpoint.tmp", weights_only=True, mmap=True)  # else it fails too late
+    torch.load(run_dir / "checkpoint.tmp", weights_only=True, mmap=True)  # or fail now
     os.replace(run_dir / "checkpoint.tmp", run_dir / "checkpoint.pt")
     (run_dir / "args.json").write_text(args)
     write_csv(rows, run_dir / "episodes.csv")
@@ -479,7 +472,7 @@ def write_csv(rows: Rows, path: Path) -> None:
 
 def plot_learning_curve(rows: Rows, path: Path) -> None:
     """Draw the return of each training episode, and the mean of the last 20."""
-    from matplotlib.figure import Figure  # a second to import: only now
+    from matplotlib.figure import Figure  # only where it is needed
 
     timesteps, returns = ([row[name] for row in rows] for name in ("timestep", "return"))
     means = [fmean(returns[max(0, i - 19) : i + 1]) for i in range(len(returns))]
@@ -519,13 +512,13 @@ def main(argv: Sequence[str] | None = None) -> tuple[Agent, Path]:
     torch.set_flush_denormal(True)  # dead units' moments fade into denormals, 10 times slower
     args, rows = tyro.cli(Args, args=argv, description=__doc__), []
     old_run = args.resume or args.play
-    given, wrong = f"{old_run}: not a run of {SCRIPT}.py", (Exception,)  # torch raises many kinds
+    given, expected = f"{old_run}: not a run of {SCRIPT}.py", (Exception,)  # torch has many
     try:
         if old_run:  # its arguments are the defaults
             checkpoint = torch.load(old_run / "checkpoint.pt", weights_only=True, mmap=True)
             defaults = TypeAdapter(Args).validate_json(checkpoint["args"])
             args = tyro.cli(Args, args=argv, default=defaults)
-        given, wrong = f"--env-id {args.env_id}", (gym.error.Error, ModuleNotFoundError)
+        given, expected = f"--env-id {args.env_id}", (gym.error.Error, ModuleNotFoundError)
         screen = sys.platform in ("darwin", "win32") or "DISPLAY" in os.environ
         mode = "rgb_array" if args.capture_video else "human" if args.play and screen else None
         env = make_env(args.env_id, mode)
@@ -535,12 +528,12 @@ def main(argv: Sequence[str] | None = None) -> tuple[Agent, Path]:
         name = f"{args.env_id}__{SCRIPT}__{args.seed}__{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
         run_dir = old_run or args.run_dir or Path("runs", re.sub(r"[/:]", "-", name))
         if old_run:
-            given, wrong = run_dir, (Exception,)
+            given, expected = run_dir, (Exception,)
             rows = load(agent, run_dir)
         else:
-            given, wrong = f"--run-dir {run_dir}", (OSError,)
+            given, expected = f"--run-dir {run_dir}", (OSError,)
             run_dir.mkdir(parents=True)
-    except wrong as error:
+    except expected as error:
         what = " ".join(str(error).splitlines()[:2]) or repr(error)  # some go on for pages
         print(f"{SCRIPT}.py: error: {given}: {what}", file=sys.stderr)
         raise SystemExit(2) from None
@@ -550,7 +543,7 @@ def main(argv: Sequence[str] | None = None) -> tuple[Agent, Path]:
         run_id = "-".join(run_dir.absolute().parts[-2:])  # the same with --resume
         project = os.environ.get("WANDB_PROJECT", "minimal-rl")
         resume = "allow" if old_run else "never"
-        wandb.init(project=project, name=run_id, id=run_id, resume=resume, config=asdict(args))
+        wandb.init(project=project, name=run_id, id=run_id, resume=resume, config=vars(args))
     try:
         if not args.play:
             save(agent, rows, run_dir)

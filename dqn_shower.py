@@ -24,17 +24,18 @@ learning", Nature 518, 2015, https://doi.org/10.1038/nature14236
 Symbol → name in the code
     s, a, r, s′ → observation, action, reward, next_observation; in `update` s, a, r, s_next
     Q, Q̂, D     → q_network, target_network, buffer
-    ε, C        → agent.epsilon, args.target_network_frequency
+    ε, C        → epsilon, args.target_network_frequency
 
 Deviations from the paper, and the flags that undo them
     Q̂ moves softly, at every step θ⁻ ← τ θ + (1−τ) θ⁻: --tau 1 --target-network-frequency 10000
-    The error y − Q(s,a;θ) is not clipped to ±1: --huber
-    ε falls over a fifth of the run to 0.05, and is 0 in evaluation: --epsilon-final 0.1
+    The gradient's error y − Q(s,a;θ) is not clipped to ±1: --huber
+    ε ends at 0.05: --epsilon-final 0.1
     Sizes are for tasks of minutes: --batch-size 32 --buffer-size 1000000
-    The first update comes after 100 steps, with ε falling from the first: the paper begins with
-        50,000 frames of random actions: --learning-starts 50000
     The learning rate falls to 0 over the second half of the run: --learning-rate-final 1
+
 Deviations without a flag
+    ε falls from the first step on, over a fifth of the run, and updates begin after 100 steps; the
+        paper first takes 50,000 random actions. In evaluation ε is 0, not 0.05.
     Observations are vectors, not stacked frames, and the network has two hidden layers of 64
         units. The preprocessing φ only counts the shower's temperature from 38 °C: in raw degrees,
         35 and 41 look much the same to a network.
@@ -62,7 +63,6 @@ import sysconfig
 import time
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
@@ -81,7 +81,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import keystr, tree_leaves_with_path
 from tqdm import tqdm
 
-Folder = Annotated[Path | None, tyro.conf.create_mutex_group(required=False)]  # one of them
+Folder = Annotated[Path | None, tyro.conf.create_mutex_group(required=False)]  # at most one
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -107,7 +107,7 @@ class Args:
     gamma: Fraction = 0.99  # discount factor γ
     target_network_frequency: PositiveInt = 1  # C, steps from one update of the target to the next
     tau: Fraction = 0.005  # τ of the update of the target; 1 resets it
-    huber: bool = False  # clip the error to ±1 (Huber's loss)
+    huber: bool = False  # clip the error in the gradient to ±1 (Huber's loss)
     hidden_sizes: tuple[PositiveInt, ...] = (64, 64)  # units in the hidden layers
     batch_size: PositiveInt = 128  # minibatch size
     buffer_size: PositiveInt = 50_000  # replay memory size
@@ -128,9 +128,9 @@ class Args:
 def make_q_network(*sizes: int) -> nn.Sequential:
     """Return Q(s,·;θ), […, S] → […, A]: linear layers with ReLU between them."""
     layers = []
-    for fan_in, fan_out in pairwise(sizes):
+    for fan_in, fan_out in pairwise(sizes[:-1]):
         layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]
-    return nn.Sequential(*layers[:-1])  # no ReLU after the last
+    return nn.Sequential(*layers, nn.Linear(*sizes[-2:]))
 
 
 class Agent(nn.Module):
@@ -156,12 +156,12 @@ class Agent(nn.Module):
         s = torch.as_tensor(observation, dtype=torch.float32, device=self.args.device)
         return int(self.q_network(s).argmax())
 
-    def anneal(self) -> None:
-        """Set ε and the learning rate, which fall as the run goes on."""
+    def anneal(self) -> float:
+        """Set the learning rate for this step; return its ε."""
         args, progress = self.args, self.timestep / self.args.total_timesteps
-        self.epsilon = np.interp(progress, (0, args.epsilon_fraction), (1, args.epsilon_final))
         fraction = np.interp(progress, (0.5, 1), (1, args.learning_rate_final))
         self.optimizer.lr.fill_(fraction * args.learning_rate)
+        return np.interp(progress, (0, args.epsilon_fraction), (1, args.epsilon_final))
 
     def update(self, batch: dict[str, Tensor], update_target: bool) -> dict[str, Tensor]:
         """Learn from a minibatch of the replay memory; return what to log."""
@@ -186,14 +186,14 @@ def train(env: gym.Env, agent: Agent) -> Iterator[dict[str, float]]:
     """Algorithm 1, for `total_timesteps`; yield a row of the log after each episode."""
     args = agent.args
     update = compiled(agent.update, args.device) if args.compile else agent.update
-    # A resumed run enters here: what is to outlast an episode belongs to the agent.
+    # A resumed run begins here: what has to outlast an episode belongs in the agent.
     while agent.timestep < args.total_timesteps:  # for episode = 1, …, M
         rng = seed_episode(env, args.seed, agent.episode)  # all of the episode's randomness
         observation, _ = env.reset(seed=int(rng.integers(2**31)))  # receive s₁
-        rewards, ended, log = [], False, defaultdict(list)
+        rewards, ended, logs = [], False, defaultdict(list)
         while not ended and agent.timestep < args.total_timesteps:  # for t = 1, …, T
-            agent.anneal()
-            if rng.random() < agent.epsilon:  # with probability ε select a random action
+            epsilon = agent.anneal()
+            if rng.random() < epsilon:  # with probability ε select a random action
                 action = int(rng.integers(env.action_space.n))
             else:
                 action = agent.act(observation)  # otherwise argmaxₐ Q(s,a;θ)
@@ -203,14 +203,14 @@ def train(env: gym.Env, agent: Agent) -> Iterator[dict[str, float]]:
             if agent.buffer.count >= args.learning_starts:
                 batch = agent.buffer.sample(args.batch_size, rng, args.device)  # from D
                 update_target = agent.timestep % args.target_network_frequency == 0  # every C steps
-                losses = update(batch, update_target)  # gradient step
-                for name, value in losses.items():
-                    log[name].append(float(value))
+                log = update(batch, update_target)  # gradient step
+                for name, value in log.items():
+                    logs[name].append(float(value))
             rewards.append(float(reward))
             observation, ended = next_observation, terminated or truncated
         if ended:
             agent.episode += 1
-            means = {name: fmean(values) for name, values in log.items()}
+            means = {name: fmean(values) for name, values in logs.items()}
             yield {"return": sum(rewards), "length": len(rewards), **means}
 
 
@@ -219,13 +219,9 @@ class ReplayBuffer:
 
     def __init__(self, size: int, env: gym.Env) -> None:
         s, a = env.observation_space.shape, env.action_space.shape
-        fields = [
-            ("observation", np.float32, s),
-            ("action", env.action_space.dtype, a),
-            ("reward", np.float32),
-            ("next_observation", np.float32, s),
-            ("terminated", np.float32),
-        ]
+        fields = [("observation", np.float32, s), ("action", env.action_space.dtype, a)]
+        fields += [("reward", np.float32), ("next_observation", np.float32, s)]
+        fields += [("terminated", np.float32)]
         self.data = np.zeros(size, np.dtype(fields, align=True))
         self.count = 0  # transitions added so far, including those overwritten
 
@@ -257,7 +253,7 @@ class ReplayBuffer:
 
 class Adam(nn.Module):
     """Adam (Kingma & Ba 2015) as in torch.optim, whose own does not compile into one graph with
-    the update: with it, an update takes twice (DDPG) to five times (DQN) as long."""
+    the update: with it, an update takes 1.6 to 5 times as long, the more the smaller it is."""
 
     def __init__(self, parameters: Iterable[Tensor], lr: float) -> None:
         super().__init__()
@@ -301,7 +297,7 @@ def compiled(function: Callable[..., Any], device: str) -> Callable[..., Any]:
         print("slower, as with --no-compile: no C++ compiler, or no Python.h", file=sys.stderr)
         return function
     torch._dynamo.config.trace_autograd_ops = True  # backward() within the graph
-    torch._dynamo.config.specialize_float = True  # else a float that changes may stay as it was
+    torch._dynamo.config.specialize_float = True  # else a new float may pass unseen
     # Called from C++, a graph has less overhead, but on CUDA it gave wrong numbers (torch 2.11).
     options = {"cpp_wrapper": device == "cpu", "size_asserts": False, "fallback_random": True}
     graph = torch.compile(function, fullgraph=True, options=options)
@@ -356,7 +352,7 @@ class ShowerEnv(gym.Env):
 
     def render(self) -> np.ndarray:
         """Draw the temperatures so far, 28 to 48 °C over 60 seconds, and the comfortable band."""
-        import pygame  # 0.3 s to import: only now
+        import pygame  # only where it is needed
 
         canvas = pygame.Surface((600, 400))
         canvas.fill("white")
@@ -374,9 +370,7 @@ if "Shower-v0" not in gym.registry:  # --env-id dqn_shower:Shower-v0 imports thi
 
 
 def make_env(env_id: str, render_mode: str | None = None) -> gym.Env:
-    """Make an environment; gym.error.Error if its spaces do not fit.
-
-    Observations are float32, in a new array each."""
+    """Make an environment; gym.error.Error if its spaces do not fit."""
     env = gym.make(env_id, **({"render_mode": render_mode} if render_mode else {}))
     s, a = env.observation_space, env.action_space
     flat = isinstance(s, gym.spaces.Box) and len(s.shape) == 1
@@ -394,8 +388,7 @@ def plot_temperatures(agent: Agent, run_dir: Path) -> None:
     from matplotlib.figure import Figure
 
     env = make_env("Shower-v0")
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.subplots()
+    axes = Figure(figsize=(8, 4.5), layout="constrained").subplots()
     for seed in range(10_000, 10_010):
         (observation, _), truncated = env.reset(seed=seed), False
         while not truncated:
@@ -404,7 +397,7 @@ def plot_temperatures(agent: Agent, run_dir: Path) -> None:
     axes.axhspan(*ShowerEnv.COMFORTABLE, color="tab:green", alpha=0.2, label="comfortable")
     axes.set(title="ten greedy episodes", xlabel="second", ylabel="temperature, °C")
     axes.legend()
-    figure.savefig(run_dir / "temperatures.png", dpi=120)
+    axes.figure.savefig(run_dir / "temperatures.png", dpi=120)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -455,8 +448,8 @@ def state_of(agent: Agent) -> dict[str, Any]:
             if not (inspect.isroutine(value) or isinstance(value, Args | type | torch.device)):
                 part = value.state_dict() if hasattr(value, "state_dict") else value
                 state[f"{path}.{name}"] = part
-    kept = {dict, OrderedDict, list, tuple, deque}  # a subclass would be loaded as code
-    for path, x in tree_leaves_with_path(state, is_leaf=lambda x: type(x) not in kept):
+    containers = {dict, OrderedDict, list, tuple, deque}  # exactly: a subclass could not be loaded
+    for path, x in tree_leaves_with_path(state, is_leaf=lambda x: type(x) not in containers):
         plain = isinstance(x, torch.Tensor | np.ndarray | np.generic | int | float | str | None)
         if not plain or getattr(x, "requires_grad", False):
             use = "use tensors, arrays, numbers; nn.Parameter for what is learned"
@@ -468,11 +461,11 @@ def state_of(agent: Agent) -> dict[str, Any]:
 
 def save(agent: Agent, rows: Rows, run_dir: Path) -> None:
     """Write checkpoint.pt, whole or not at all, and args.json and episodes.csv, for people."""
-    now = {"run_dir", "resume", "play", "capture_video", "track", "device"}  # given anew
+    now = {"run_dir", "resume", "play", "capture_video", "track", "device"}  # give them anew
     args = TypeAdapter(Args).dump_json(agent.args, indent=2, exclude=now).decode()
     state = {"agent": state_of(agent), "args": args, "rows": json.dumps(rows)}
     torch.save(state, run_dir / "checkpoint.tmp")
-    torch.load(run_dir / "checkpoint.tmp", weights_only=True, mmap=True)  # else it fails too late
+    torch.load(run_dir / "checkpoint.tmp", weights_only=True, mmap=True)  # or fail now
     os.replace(run_dir / "checkpoint.tmp", run_dir / "checkpoint.pt")
     (run_dir / "args.json").write_text(args)
     write_csv(rows, run_dir / "episodes.csv")
@@ -506,7 +499,7 @@ def write_csv(rows: Rows, path: Path) -> None:
 
 def plot_learning_curve(rows: Rows, path: Path) -> None:
     """Draw the return of each training episode, and the mean of the last 20."""
-    from matplotlib.figure import Figure  # a second to import: only now
+    from matplotlib.figure import Figure  # only where it is needed
 
     timesteps, returns = ([row[name] for row in rows] for name in ("timestep", "return"))
     means = [fmean(returns[max(0, i - 19) : i + 1]) for i in range(len(returns))]
@@ -546,13 +539,13 @@ def main(argv: Sequence[str] | None = None) -> tuple[Agent, Path]:
     torch.set_flush_denormal(True)  # dead units' moments fade into denormals, 10 times slower
     args, rows = tyro.cli(Args, args=argv, description=__doc__), []
     old_run = args.resume or args.play
-    given, wrong = f"{old_run}: not a run of {SCRIPT}.py", (Exception,)  # torch raises many kinds
+    given, expected = f"{old_run}: not a run of {SCRIPT}.py", (Exception,)  # torch has many
     try:
         if old_run:  # its arguments are the defaults
             checkpoint = torch.load(old_run / "checkpoint.pt", weights_only=True, mmap=True)
             defaults = TypeAdapter(Args).validate_json(checkpoint["args"])
             args = tyro.cli(Args, args=argv, default=defaults)
-        given, wrong = f"--env-id {args.env_id}", (gym.error.Error, ModuleNotFoundError)
+        given, expected = f"--env-id {args.env_id}", (gym.error.Error, ModuleNotFoundError)
         screen = sys.platform in ("darwin", "win32") or "DISPLAY" in os.environ
         mode = "rgb_array" if args.capture_video else "human" if args.play and screen else None
         env = make_env(args.env_id, mode)
@@ -562,12 +555,12 @@ def main(argv: Sequence[str] | None = None) -> tuple[Agent, Path]:
         name = f"{args.env_id}__{SCRIPT}__{args.seed}__{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
         run_dir = old_run or args.run_dir or Path("runs", re.sub(r"[/:]", "-", name))
         if old_run:
-            given, wrong = run_dir, (Exception,)
+            given, expected = run_dir, (Exception,)
             rows = load(agent, run_dir)
         else:
-            given, wrong = f"--run-dir {run_dir}", (OSError,)
+            given, expected = f"--run-dir {run_dir}", (OSError,)
             run_dir.mkdir(parents=True)
-    except wrong as error:
+    except expected as error:
         what = " ".join(str(error).splitlines()[:2]) or repr(error)  # some go on for pages
         print(f"{SCRIPT}.py: error: {given}: {what}", file=sys.stderr)
         raise SystemExit(2) from None
@@ -577,7 +570,7 @@ def main(argv: Sequence[str] | None = None) -> tuple[Agent, Path]:
         run_id = "-".join(run_dir.absolute().parts[-2:])  # the same with --resume
         project = os.environ.get("WANDB_PROJECT", "minimal-rl")
         resume = "allow" if old_run else "never"
-        wandb.init(project=project, name=run_id, id=run_id, resume=resume, config=asdict(args))
+        wandb.init(project=project, name=run_id, id=run_id, resume=resume, config=vars(args))
     try:
         if not args.play:
             save(agent, rows, run_dir)

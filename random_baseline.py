@@ -8,23 +8,18 @@
 # ///
 """Random baseline: an agent that acts at random and learns nothing, on any environment.
 
-A score means something only beside the score of an agent that learned nothing. This file is also
-the skeleton of the other scripts: each of them is this one plus an algorithm.
+A score means something only beside its score; and the other scripts are this one plus an algorithm.
 
-Algorithm
     for episode = 1, 2, … do
-        receive the first observation s₁
+        receive the first observation
         for t = 1, 2, … until the episode ends do
-            choose a ~ Uniform(𝒜), execute it, observe r and the next observation
+            choose a ~ Uniform(𝒜), execute it, observe the reward and the next observation
 
-Symbol → name in the code
-    s, a, r → observation, action, reward
-    𝒜       → env.action_space (without bounds Gymnasium draws from a normal or an exponential)
+𝒜 is env.action_space; where it has no bounds, Gymnasium draws from a normal or an exponential.
 
 Examples
     python random_baseline.py --env-id CartPole-v1 --eval-episodes 4000
-    python random_baseline.py --env-id Pendulum-v1 --capture-video
-    python random_baseline.py --env-id your_module:YourEnv-v0
+    python random_baseline.py --env-id your_module:YourEnv-v0 --capture-video
 """
 
 import copyreg
@@ -38,7 +33,6 @@ import sys
 import time
 from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from statistics import fmean, pstdev
@@ -48,15 +42,14 @@ import gymnasium as gym
 import numpy as np
 import torch
 import tyro
-from pydantic import Field, TypeAdapter
+from pydantic import TypeAdapter
 from pydantic.dataclasses import dataclass
 from pydantic.types import NonNegativeFloat, NonNegativeInt, PositiveInt
 from torch import nn
 from torch.utils._pytree import keystr, tree_leaves_with_path
 from tqdm import tqdm
 
-Folder = Annotated[Path | None, tyro.conf.create_mutex_group(required=False)]  # one of them
-Fraction = Annotated[float, Field(ge=0, le=1)]
+Folder = Annotated[Path | None, tyro.conf.create_mutex_group(required=False)]  # at most one
 
 
 @dataclass(frozen=True, config={"extra": "forbid", "allow_inf_nan": False})
@@ -159,8 +152,8 @@ def state_of(agent: Agent) -> dict[str, Any]:
             if not (inspect.isroutine(value) or isinstance(value, Args | type | torch.device)):
                 part = value.state_dict() if hasattr(value, "state_dict") else value
                 state[f"{path}.{name}"] = part
-    kept = {dict, OrderedDict, list, tuple, deque}  # a subclass would be loaded as code
-    for path, x in tree_leaves_with_path(state, is_leaf=lambda x: type(x) not in kept):
+    containers = {dict, OrderedDict, list, tuple, deque}  # exactly: a subclass could not be loaded
+    for path, x in tree_leaves_with_path(state, is_leaf=lambda x: type(x) not in containers):
         plain = isinstance(x, torch.Tensor | np.ndarray | np.generic | int | float | str | None)
         if not plain or getattr(x, "requires_grad", False):
             use = "use tensors, arrays, numbers; nn.Parameter for what is learned"
@@ -172,11 +165,11 @@ def state_of(agent: Agent) -> dict[str, Any]:
 
 def save(agent: Agent, rows: Rows, run_dir: Path) -> None:
     """Write checkpoint.pt, whole or not at all, and args.json and episodes.csv, for people."""
-    now = {"run_dir", "resume", "play", "capture_video", "track", "device"}  # given anew
+    now = {"run_dir", "resume", "play", "capture_video", "track", "device"}  # give them anew
     args = TypeAdapter(Args).dump_json(agent.args, indent=2, exclude=now).decode()
     state = {"agent": state_of(agent), "args": args, "rows": json.dumps(rows)}
     torch.save(state, run_dir / "checkpoint.tmp")
-    torch.load(run_dir / "checkpoint.tmp", weights_only=True, mmap=True)  # else it fails too late
+    torch.load(run_dir / "checkpoint.tmp", weights_only=True, mmap=True)  # or fail now
     os.replace(run_dir / "checkpoint.tmp", run_dir / "checkpoint.pt")
     (run_dir / "args.json").write_text(args)
     write_csv(rows, run_dir / "episodes.csv")
@@ -210,7 +203,7 @@ def write_csv(rows: Rows, path: Path) -> None:
 
 def plot_learning_curve(rows: Rows, path: Path) -> None:
     """Draw the return of each training episode, and the mean of the last 20."""
-    from matplotlib.figure import Figure  # a second to import: only now
+    from matplotlib.figure import Figure  # only where it is needed
 
     timesteps, returns = ([row[name] for row in rows] for name in ("timestep", "return"))
     means = [fmean(returns[max(0, i - 19) : i + 1]) for i in range(len(returns))]
@@ -250,13 +243,13 @@ def main(argv: Sequence[str] | None = None) -> tuple[Agent, Path]:
     torch.set_flush_denormal(True)  # dead units' moments fade into denormals, 10 times slower
     args, rows = tyro.cli(Args, args=argv, description=__doc__), []
     old_run = args.resume or args.play
-    given, wrong = f"{old_run}: not a run of {SCRIPT}.py", (Exception,)  # torch raises many kinds
+    given, expected = f"{old_run}: not a run of {SCRIPT}.py", (Exception,)  # torch has many
     try:
         if old_run:  # its arguments are the defaults
             checkpoint = torch.load(old_run / "checkpoint.pt", weights_only=True, mmap=True)
             defaults = TypeAdapter(Args).validate_json(checkpoint["args"])
             args = tyro.cli(Args, args=argv, default=defaults)
-        given, wrong = f"--env-id {args.env_id}", (gym.error.Error, ModuleNotFoundError)
+        given, expected = f"--env-id {args.env_id}", (gym.error.Error, ModuleNotFoundError)
         screen = sys.platform in ("darwin", "win32") or "DISPLAY" in os.environ
         mode = "rgb_array" if args.capture_video else "human" if args.play and screen else None
         env = make_env(args.env_id, mode)
@@ -266,12 +259,12 @@ def main(argv: Sequence[str] | None = None) -> tuple[Agent, Path]:
         name = f"{args.env_id}__{SCRIPT}__{args.seed}__{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
         run_dir = old_run or args.run_dir or Path("runs", re.sub(r"[/:]", "-", name))
         if old_run:
-            given, wrong = run_dir, (Exception,)
+            given, expected = run_dir, (Exception,)
             rows = load(agent, run_dir)
         else:
-            given, wrong = f"--run-dir {run_dir}", (OSError,)
+            given, expected = f"--run-dir {run_dir}", (OSError,)
             run_dir.mkdir(parents=True)
-    except wrong as error:
+    except expected as error:
         what = " ".join(str(error).splitlines()[:2]) or repr(error)  # some go on for pages
         print(f"{SCRIPT}.py: error: {given}: {what}", file=sys.stderr)
         raise SystemExit(2) from None
@@ -281,7 +274,7 @@ def main(argv: Sequence[str] | None = None) -> tuple[Agent, Path]:
         run_id = "-".join(run_dir.absolute().parts[-2:])  # the same with --resume
         project = os.environ.get("WANDB_PROJECT", "minimal-rl")
         resume = "allow" if old_run else "never"
-        wandb.init(project=project, name=run_id, id=run_id, resume=resume, config=asdict(args))
+        wandb.init(project=project, name=run_id, id=run_id, resume=resume, config=vars(args))
     try:
         if not args.play:
             save(agent, rows, run_dir)

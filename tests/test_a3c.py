@@ -125,7 +125,7 @@ def test_n_step_returns_by_brute_force(gamma, ending, scale_rewards):
     ("sums", "deviation"), [([0.0, 0.0], 1.0), ([0.1, 0.1], 1.0), ([1e-6, 3e-6], 1e-6)]
 )
 def test_deviations_of_equal_and_of_tiny_sums(sums, deviation):
-    assert make_agent().deviation(sums, LOCK) == pytest.approx(deviation)
+    assert make_agent().reward_scale(sums, LOCK) == pytest.approx(deviation)
 
 
 def test_rollouts_begin_with_the_shared_parameters_and_end_where_the_run_ends():
@@ -178,7 +178,7 @@ def test_a_gradient_that_is_not_finite_leaves_theta_alone():
 
 def test_what_learns_is_in_shared_memory():
     agent = make_agent()
-    assert all(tensor.is_shared() for tensor in (agent.theta, agent.g, agent.T, agent.sums))
+    assert all(tensor.is_shared() for tensor in (agent.theta, agent.g, agent.T, agent.reward_sums))
 
 
 def count_to_the_end(number, agent, lock, folder, all_there):

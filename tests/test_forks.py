@@ -73,7 +73,6 @@ FORKS = {  # what takes the place of what
     "dropout": {
         "layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]": "layers += [nn.Linear(fan_in, fan_out)"
         ", nn.Dropout(0.5), nn.ReLU()]",
-        "*layers, last, _ = layers": "*layers, last, _, _ = layers",
     },
     "random": {
         "agent.act(observation) + ": "agent.act(observation) + np.random.randn() "
