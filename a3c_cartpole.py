@@ -68,6 +68,7 @@ import threading
 import time
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Iterator, Sequence
+from dataclasses import field
 from datetime import datetime
 from itertools import count, pairwise
 from pathlib import Path
@@ -95,12 +96,15 @@ class Args:
     """The command line: `env_id` is `--env-id`, and so on."""
 
     env_id: str = "CartPole-v1"  # Gymnasium environment, also as module:Env-v0
-    seed: NonNegativeInt = 1  # seed of all random numbers
+    env_kwargs: dict[str, bool | int | float | str] = field(default_factory=dict)  # NAME VALUE …
+    max_episode_steps: PositiveInt | None = None  # else the environment's own, or 1,000
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 1  # seed of all random numbers
     total_timesteps: PositiveInt = 500_000  # environment steps to train for, over all workers
     run_dir: Folder = None  # a new folder for the run; else runs/ENV__SCRIPT__SEED__TIME
     resume: Folder = None  # continue the run in this folder
     play: Folder = None  # play greedy episodes of the run in this folder
-    eval_episodes: PositiveInt = 10  # greedy episodes at the end, or with --play
+    evaluations: NonNegativeInt = 10  # greedy ones while it trains
+    eval_episodes: PositiveInt = 10  # greedy episodes of each, at the end, and with --play
     checkpoint_every: NonNegativeFloat = 20.0  # seconds between checkpoints, at ends of episodes
     capture_video: bool = False  # film the greedy episodes
     track: bool = False  # log to Weights & Biases; WANDB_PROJECT names the project
@@ -129,7 +133,7 @@ def actor_learner(
     theta = agent.theta.clone()  # θ′ and θ′v
     pi, v = as_layers(theta.numpy(), agent.sizes)  # views of θ′: they change with it
     # A resumed run begins here: what has to outlast an episode belongs in the agent's tensors.
-    for episode in count(agent.episodes[worker]):
+    for episode in count(int(agent.episodes[worker])):
         rng = seed_episode(env, args.seed, worker, episode)  # all of the episode's randomness
         observation, _ = env.reset(seed=int(rng.integers(2**31)))  # get the state s
         return_ = discounted_sum = 0.0
@@ -194,9 +198,10 @@ class Agent(nn.Module):
         self.g = nn.Buffer(torch.zeros_like(self.theta))
         self.T = nn.Buffer(torch.zeros((), dtype=torch.int64))
         self.reward_sums = nn.Buffer(torch.zeros(3, dtype=torch.float64))  # for `reward_scale`
-        self.episodes = [0] * args.num_workers  # finished by each; what follows is the parent's
+        self.episodes = torch.zeros(args.num_workers, dtype=torch.int64)  # finished by each
         self.recent_returns = deque(maxlen=100)
         self.best_mean, self.best_theta = -np.inf, nn.Buffer(self.theta.clone())
+        self.acting_theta = nn.Buffer(self.theta.clone())  # as of the last episode
         self.share_memory()
 
     @property
@@ -205,11 +210,11 @@ class Agent(nn.Module):
 
     @property
     def episode(self) -> int:
-        return sum(self.episodes)
+        return int(self.episodes.sum())
 
     def act(self, observation: np.ndarray) -> int:
         """Return the likeliest action."""
-        theta = self.best_theta if self.args.best else self.theta
+        theta = self.best_theta if self.args.best else self.acting_theta
         pi, _ = as_layers(theta.numpy(), self.sizes)
         return int(forward(pi, observation).argmax())
 
@@ -301,17 +306,24 @@ def work(worker: int, agent: Agent, lock: Any, results: Any, go_on: Any) -> None
 
     def end_with_parent() -> None:
         multiprocessing.parent_process().join()
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(2)
         os._exit(1)
 
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # closes the environment
     threading.Thread(target=end_with_parent, daemon=True).start()  # however the parent ends
+    multiprocessing.current_process()._config["daemon"] = False  # else it may have no children
     torch.set_num_threads(1)  # more would fight for the cores
     torch.set_flush_denormal(True)
+    del agent.recent_returns, agent.best_mean  # the parent alone keeps them
     own = not_shared(agent)
-    for row in actor_learner(make_env(agent.args.env_id), agent, worker, lock):
-        if changed := dict(not_shared(agent).items() - own.items()):  # after the first episode
-            raise TypeError(f"workers share tensors in the agent's buffers only, not {[*changed]}")
-        results.put((worker, row))
-        go_on[worker].acquire()
+    with contextlib.closing(make_env(agent.args)) as env:
+        for number, row in enumerate(actor_learner(env, agent, worker, lock)):
+            if changed := {} if number else dict(not_shared(agent).items() - own.items()):
+                raise TypeError(f"workers share the agent's buffers only, not {[*changed]}")
+            results.put((worker, row))
+            go_on[worker].acquire()
 
 
 def not_shared(agent: Agent) -> dict[str, bytes]:
@@ -331,13 +343,14 @@ def train(env: gym.Env, agent: Agent) -> Iterator[dict[str, float]]:
     that raises, is killed, or ends too early ends all, with an error.
     """
     args = agent.args
-    agent.episodes += [0] * (args.num_workers - len(agent.episodes))
+    agent.episodes = F.pad(agent.episodes, (0, max(0, args.num_workers - len(agent.episodes))))
     context = multiprocessing.get_context("spawn")
     results, go_on = context.Queue(), [context.Semaphore(0) for _ in range(args.num_workers)]
     shared = agent, context.Lock(), results, go_on
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: Ctrl-C is for the parent
+    mask = getattr(signal, "pthread_sigmask", lambda *_: None)  # Windows has none
+    mask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited: Ctrl-C is for the parent
     workers = multiprocessing.spawn(work, shared, args.num_workers, join=False, daemon=True)
-    signal.signal(signal.SIGINT, handler)
+    mask(signal.SIG_UNBLOCK, {signal.SIGINT})
     try:
         finished = False
         while not finished:
@@ -349,23 +362,28 @@ def train(env: gym.Env, agent: Agent) -> Iterator[dict[str, float]]:
                 worker, row = results.get(timeout=0.1)
                 agent.episodes[worker] += 1
                 agent.keep_best(row["return"])
+                agent.acting_theta.copy_(agent.theta)
                 yield row
                 go_on[worker].release()
     finally:
         for process in workers.processes:
+            process.terminate()
+        for process in workers.processes:
+            process.join(timeout=2)
             process.kill()
             process.join()
 
 
-def make_env(env_id: str, render_mode: str | None = None) -> gym.Env:
+def make_env(args: Args, render_mode: str | None = None) -> gym.Env:
     """Make an environment; gym.error.Error if its spaces do not fit."""
-    env = gym.make(env_id, **({"render_mode": render_mode} if render_mode else {}))
+    env = make(args, render_mode)
     s, a = env.observation_space, env.action_space
-    flat = isinstance(s, gym.spaces.Box) and len(s.shape) == 1
-    if not (flat and isinstance(a, gym.spaces.Discrete) and a.start == 0):
-        raise gym.error.Error(f"needs a Box (S,) and Discrete(A), has {s} and {a}")
-    space = gym.spaces.Box(s.low, s.high, dtype=np.float32)
-    return gym.wrappers.TransformObservation(env, lambda x: np.array(x, np.float32), space)
+    if not (isinstance(s, gym.spaces.Box) and isinstance(a, gym.spaces.Discrete)):
+        env.close()
+        raise gym.error.Error(f"needs vectors and a Discrete(A), has {s} and {a}")
+    if a.start:  # actions are numbered from 0
+        env = gym.wrappers.TransformAction(env, lambda i: i + a.start, gym.spaces.Discrete(a.n))
+    return env
 
 
 # ------------------------------------------------------------------------------------------------
@@ -377,6 +395,9 @@ copyreg.pickle(deque, lambda x: (deque, (list(x), x.maxlen)))  # as weights_only
 NUMPY = [np.ndarray, np.dtype, np._core.multiarray._reconstruct, np._core.multiarray.scalar]
 NUMPY += {type(np.dtype(code)) for code in np.typecodes["All"]}
 torch.serialization.add_safe_globals([deque, *NUMPY])
+CONTAINERS = {dict, OrderedDict, list, tuple, deque}  # exactly: a subclass could not be loaded
+SAVED = {torch.Tensor, nn.Parameter, np.ndarray, bool, int, float, str, type(None)}
+INTERNAL = vars(nn.Module()).keys() - {"training"}
 
 
 def seed_episode(env: gym.Env, *seed: int) -> np.random.Generator:
@@ -386,6 +407,22 @@ def seed_episode(env: gym.Env, *seed: int) -> np.random.Generator:
     for seed_global in (torch.manual_seed, np.random.seed, random.seed, env.action_space.seed):
         seed_global(number)
     return rng
+
+
+def make(args: Args, render_mode: str | None = None) -> gym.Env:
+    """Make an environment with a time limit; observations that can be flattened are vectors of
+    float32, each in an array of its own."""
+    options = args.env_kwargs | ({"render_mode": render_mode} if render_mode else {})
+    env = gym.make(args.env_id, max_episode_steps=args.max_episode_steps, **options)
+    env = env if env.spec.max_episode_steps else gym.wrappers.TimeLimit(env, 1000)
+    space = env.observation_space
+    if not space.is_np_flattenable:
+        return env
+    if not (isinstance(space, gym.spaces.Box) and len(space.shape) == 1):
+        env = gym.wrappers.FlattenObservation(env)
+        space = env.observation_space
+    box = gym.spaces.Box(space.low.astype(np.float32), space.high.astype(np.float32))
+    return gym.wrappers.TransformObservation(env, lambda x: np.array(x, np.float32), box)
 
 
 def evaluate(agent: Agent, env: gym.Env, episodes: int) -> Rows:
@@ -406,22 +443,25 @@ def evaluate(agent: Agent, env: gym.Env, episodes: int) -> Rows:
 
 def state_of(agent: Agent) -> dict[str, Any]:
     """Return what to save: the agent's `state_dict`, and by their paths the other attributes of the
-    agent and of its modules, except functions, classes and its arguments; TypeError if one cannot
-    be saved, FloatingPointError if one has a NaN."""
+    agent and of its modules (of torch's own: their numbers), except functions, classes and the
+    arguments; TypeError if one cannot be restored, FloatingPointError if one has a NaN."""
     state = {"tensors": agent.state_dict()}
+    state["gradients"] = {name: (p.requires_grad, p.grad) for name, p in agent.named_parameters()}
     for path, module in agent.named_modules():
-        own = {} if type(module).__module__.startswith("torch.") else vars(module)
-        for name in own.keys() - vars(nn.Module()).keys():
-            value = own[name]
-            if not (inspect.isroutine(value) or isinstance(value, Args | type | torch.device)):
-                part = value.state_dict() if hasattr(value, "state_dict") else value
-                state[f"{path}.{name}"] = part
-    containers = {dict, OrderedDict, list, tuple, deque}  # exactly: a subclass could not be loaded
-    for path, x in tree_leaves_with_path(state, is_leaf=lambda x: type(x) not in containers):
-        plain = isinstance(x, torch.Tensor | np.ndarray | np.generic | int | float | str | None)
-        if not plain or getattr(x, "requires_grad", False):
-            use = "use tensors, arrays, numbers; nn.Parameter for what is learned"
-            raise TypeError(f"agent{keystr(path)}: {type(x).__name__} is not saved; {use}")
+        others = {name: module._buffers[name] for name in module._non_persistent_buffers_set}
+        torchs = type(module).__module__.startswith("torch.")
+        for name, x in (vars(module) | others).items():
+            function = inspect.isfunction(x) or inspect.ismethod(x) or inspect.isbuiltin(x)
+            skip = function or isinstance(x, Args | type | torch.device) or name in INTERNAL
+            if not (skip or (torchs and not isinstance(x, int | float))):
+                state[f"{path}.{name}"] = x.state_dict() if hasattr(x, "state_dict") else x
+    owned = {x.untyped_storage().data_ptr() for x in state["tensors"].values()} - {0}
+    for path, x in tree_leaves_with_path(state, is_leaf=lambda x: type(x) not in CONTAINERS):
+        if not (type(x) in SAVED or isinstance(x, np.generic)):
+            raise TypeError(f"agent{keystr(path)}: {type(x).__name__} is not saved; see Fork it")
+        other = torch.is_tensor(x) and path[0].key not in ("tensors", "gradients")
+        if other and (x.requires_grad or x.untyped_storage().data_ptr() in owned):
+            raise TypeError(f"agent{keystr(path)} would come back as a copy: use nn.Parameter")
         if isinstance(x, torch.Tensor | np.ndarray) and (x != x).any():
             raise FloatingPointError(f"agent{keystr(path)} is NaN; the last checkpoint is good")
     return state
@@ -431,22 +471,30 @@ def save(agent: Agent, rows: Rows, run_dir: Path) -> None:
     """Write checkpoint.pt, whole or not at all, and args.json and episodes.csv, for people."""
     now = {"run_dir", "resume", "play", "capture_video", "track", "device"}  # give them anew
     args = TypeAdapter(Args).dump_json(agent.args, indent=2, exclude=now).decode()
-    state = {"agent": state_of(agent), "args": args, "rows": json.dumps(rows)}
-    torch.save(state, run_dir / "checkpoint.tmp")
-    torch.load(run_dir / "checkpoint.tmp", weights_only=True, mmap=True)  # or fail now
-    os.replace(run_dir / "checkpoint.tmp", run_dir / "checkpoint.pt")
-    (run_dir / "args.json").write_text(args)
-    write_csv(rows, run_dir / "episodes.csv")
+    state = {"agent": state_of(agent), "timestep": agent.timestep}
+    temporary = run_dir / f"checkpoint.{os.getpid()}.tmp"  # another process may resume the run, too
+    torch.save(state | {"args": args, "rows": json.dumps(rows)}, temporary)
+    torch.load(temporary, weights_only=True, mmap=True)  # or fail now
+    os.replace(temporary, run_dir / "checkpoint.pt")
+    try:
+        (run_dir / "args.json").write_text(args)
+        write_csv(rows, run_dir / "episodes.csv")
+    except OSError as error:  # another program may have locked them: next time
+        print(f"not written: {error}", file=sys.stderr)
 
 
 def load(agent: Agent, run_dir: Path) -> Rows:
     """Restore what `save` wrote; return the rows. With weights_only a checkpoint runs no code."""
     checkpoint = torch.load(run_dir / "checkpoint.pt", map_location="cpu", weights_only=True)
     saved, fresh = checkpoint["agent"], state_of(agent)
-    late = {path for path in saved.keys() - fresh.keys() if isinstance(saved[path], dict)}
-    if different := late | (fresh.keys() - saved.keys()):
+    new = {path for path, x in saved.items() if isinstance(x, dict)}  # as an optimiser's state
+    new -= {path for path, x in fresh.items() if isinstance(x, dict)}
+    if different := new | (fresh.keys() - saved.keys()):
         raise ValueError(f"of another {SCRIPT}.py, or made after Agent.__init__: {different}")
     agent.load_state_dict(saved.pop("tensors"))
+    for name, (requires_grad, gradient) in saved.pop("gradients").items():
+        parameter = agent.get_parameter(name).requires_grad_(requires_grad)
+        parameter.grad = None if gradient is None else gradient.to(parameter.device)
     for path, value in saved.items():
         module, _, name = path.rpartition(".")
         owner = agent.get_submodule(module)
@@ -466,27 +514,33 @@ def write_csv(rows: Rows, path: Path) -> None:
 
 
 def plot_learning_curve(rows: Rows, path: Path) -> None:
-    """Draw the return of each training episode, and the mean of the last 20."""
+    """Draw the returns of the training episodes, and those of the evaluations between them."""
     from matplotlib.figure import Figure  # only where it is needed
 
-    timesteps, returns = ([row[name] for row in rows] for name in ("timestep", "return"))
-    means = [fmean(returns[max(0, i - 19) : i + 1]) for i in range(len(returns))]
     axes = Figure(figsize=(8, 4.5), layout="constrained").subplots()
-    axes.plot(timesteps, returns, color="tab:blue", alpha=0.3)
-    axes.plot(timesteps, means, color="tab:blue")
-    axes.set(xlabel="environment steps", ylabel="return in training: episodes, and means of 20")
+    for name, style in (("return", {"alpha": 0.5}), ("evaluation", {"marker": "o"})):
+        found = [(row["timestep"], row[name]) for row in rows if name in row]
+        axes.plot(*np.reshape(found, (-1, 2)).T, **style)
+    axes.set(xlabel="environment steps", ylabel="return: in training, and greedy (dots)")
     axes.figure.savefig(path, dpi=120)
 
 
 def learn(env: gym.Env, agent: Agent, rows: Rows, run_dir: Path) -> None:
-    """Train; log each episode, write checkpoints between them, draw the learning curve."""
-    args, last_save = agent.args, time.perf_counter()
+    """Train; log each episode, evaluate and write checkpoints between them."""
+    args, last_save, interval = agent.args, time.perf_counter(), agent.args.checkpoint_every
     started = last_save - (rows[-1]["seconds"] if rows else 0.0)
-    with tqdm(total=args.total_timesteps, initial=agent.timestep, disable=None) as bar:
+    evaluations = sum("evaluation" in row for row in rows)
+    pause = 0.1 if sys.stderr.isatty() else 30  # seconds between lines of a log
+    bar = tqdm(total=args.total_timesteps, initial=agent.timestep, mininterval=pause)
+    with bar, contextlib.closing(make_env(args)) as evaluation_env:
         for result in train(env, agent):
             now = time.perf_counter()
             row = {"episode": agent.episode, "timestep": agent.timestep, "seconds": now - started}
             row |= {k: v.item() if hasattr(v, "item") else v for k, v in result.items()}
+            if evaluations < agent.timestep * args.evaluations // args.total_timesteps:
+                played = evaluate(agent, evaluation_env, args.eval_episodes)
+                row["evaluation"] = fmean(episode["return"] for episode in played)
+                evaluations += 1
             rows.append(row)
             if args.track:
                 import wandb
@@ -494,36 +548,59 @@ def learn(env: gym.Env, agent: Agent, rows: Rows, run_dir: Path) -> None:
                 wandb.log(row, step=agent.timestep)
             bar.set_postfix_str(f"return {fmean(row['return'] for row in rows[-20:]):.1f}", False)
             bar.update(agent.timestep - bar.n)
-            if now - last_save >= args.checkpoint_every:
+            if (now := time.perf_counter()) - last_save >= interval:
                 save(agent, rows, run_dir)
                 last_save = time.perf_counter()
+                interval = interval and max(args.checkpoint_every, 9 * (last_save - now))
     save(agent, rows, run_dir)
     plot_learning_curve(rows, run_dir / "learning_curve.png")
 
 
-def main(argv: Sequence[str] | None = None) -> tuple[Agent, Path]:
-    """Run the script as from the command line; return the agent and the folder of its run."""
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))  # one is fastest here
-    torch.set_flush_denormal(True)  # dead units' moments fade into denormals, 10 times slower
-    args, rows = tyro.cli(Args, args=argv, description=__doc__), []
-    old_run = args.resume or args.play
+def set_up(argv: Sequence[str] | None, at_exit: contextlib.ExitStack) -> tuple:
+    """Return the environment, the agent, the rows so far and the run's folder; wrong use ends with
+    one line that names what was given, and exit code 2."""
+    args = tyro.cli(Args, args=argv, description=__doc__)
+    old_run, rows = args.resume or args.play, []
     given, expected = f"{old_run}: not a run of {SCRIPT}.py", (Exception,)  # torch has many
     try:
         if old_run:  # its arguments are the defaults
-            checkpoint = torch.load(old_run / "checkpoint.pt", weights_only=True, mmap=True)
+            path = old_run / "checkpoint.pt"
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
             defaults = TypeAdapter(Args).validate_json(checkpoint["args"])
             args = tyro.cli(Args, args=argv, default=defaults)
         given, expected = f"--env-id {args.env_id}", (gym.error.Error, ModuleNotFoundError)
-        screen = sys.platform in ("darwin", "win32") or "DISPLAY" in os.environ
-        mode = "rgb_array" if args.capture_video else "human" if args.play and screen else None
-        env = make_env(args.env_id, mode)
+        expected += (TypeError,) if args.env_kwargs else ()
+        env = at_exit.enter_context(contextlib.closing(make_env(args)))
         if env.has_wrapper_attr("obs_rms") or env.has_wrapper_attr("return_rms"):
             raise gym.error.Error("a wrapper normalises, by statistics that no checkpoint holds")
+        if not (args.max_episode_steps or env.unwrapped.spec.max_episode_steps):
+            print("no time limit: it is 1,000 steps; see --max-episode-steps", file=sys.stderr)
+        screen = sys.platform in ("darwin", "win32") or "DISPLAY" in os.environ
+        mode = "rgb_array" if args.capture_video else "human" if args.play and screen else None
+        if mode in env.metadata.get("render_modes", ()):
+            given, expected = "--capture-video" if args.capture_video else "--play", (Exception,)
+            os.environ |= {} if screen else {"MUJOCO_GL": "egl"}
+            env = at_exit.enter_context(contextlib.closing(make_env(args, mode)))
+            env.reset(seed=0)
+            env.render()  # fails now, if it does
+        elif args.capture_video:
+            raise gym.error.Error("cannot be filmed: it has no render mode rgb_array")
+        elif mode:
+            print(f"nothing is shown: there is no render mode {mode}", file=sys.stderr)
+        given, expected = "too little memory", (MemoryError,)
         agent = Agent(env, args)
         name = f"{args.env_id}__{SCRIPT}__{args.seed}__{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
         run_dir = old_run or args.run_dir or Path("runs", re.sub(r"[/:]", "-", name))
+        if args.track:  # before the folder is made: the user may have to log in
+            import wandb
+
+            given, expected = "--track", (Exception,)
+            run_id = re.sub(r"[^\w.-]", "-", "-".join(run_dir.absolute().parts[-2:]))
+            project = os.environ.get("WANDB_PROJECT", "minimal-rl")
+            resume = "allow" if old_run else "never"
+            wandb.init(project=project, name=run_id, id=run_id, resume=resume, config=vars(args))
+        given, expected = run_dir, (Exception,)
         if old_run:
-            given, expected = run_dir, (Exception,)
             rows = load(agent, run_dir)
         else:
             given, expected = f"--run-dir {run_dir}", (OSError,)
@@ -532,28 +609,44 @@ def main(argv: Sequence[str] | None = None) -> tuple[Agent, Path]:
         what = " ".join(str(error).splitlines()[:2]) or repr(error)  # some go on for pages
         print(f"{SCRIPT}.py: error: {given}: {what}", file=sys.stderr)
         raise SystemExit(2) from None
+    return env, agent, rows, run_dir
+
+
+def main(argv: Sequence[str] | None = None) -> tuple[Agent, Path]:
+    """Run the script as from the command line; return the agent and the folder of its run."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal may not know α
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)  # fastest here
+    torch.set_flush_denormal(True)  # dead units' moments fade into denormals, 10 times slower
+    with contextlib.suppress(ValueError):  # only the main thread may
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # does what Ctrl-C does
+    with contextlib.ExitStack() as at_exit:
+        env, agent, rows, run_dir = set_up(argv, at_exit)
+        args = agent.args
+        try:
+            if not args.play:
+                print(f"the run is in {run_dir}", file=sys.stderr)
+                save(agent, rows, run_dir)
+                learn(env, agent, rows, run_dir)
+            rows = evaluate(agent, env, args.eval_episodes)
+            if not args.play:
+                write_csv(rows, run_dir / "evaluation.csv")
+            if args.capture_video:  # the same episodes once more
+                film = gym.wrappers.RecordVideo(env, f"{run_dir}/videos", lambda episode: True)
+                evaluate(agent, film, args.eval_episodes)
+                film.close()  # writes the last
+        except KeyboardInterrupt:
+            if not args.play:
+                checkpoint = torch.load(run_dir / "checkpoint.pt", weights_only=True, mmap=True)
+                where = f"--resume {run_dir} goes on after step {checkpoint['timestep']}"
+                print(f"\nstopped; {where}", file=sys.stderr)
+            raise SystemExit(130) from None
+    returns = [row["return"] for row in rows]
     if args.track:
         import wandb
 
-        run_id = "-".join(run_dir.absolute().parts[-2:])  # the same with --resume
-        project = os.environ.get("WANDB_PROJECT", "minimal-rl")
-        resume = "allow" if old_run else "never"
-        wandb.init(project=project, name=run_id, id=run_id, resume=resume, config=vars(args))
-    try:
-        if not args.play:
-            save(agent, rows, run_dir)
-            learn(env, agent, rows, run_dir)
-        if args.capture_video:
-            env = gym.wrappers.RecordVideo(env, f"{run_dir}/videos", episode_trigger=lambda _: True)
-        rows = evaluate(agent, env, args.eval_episodes)
-    except KeyboardInterrupt:
-        print(f"\nstopped: --resume {run_dir} continues from the last checkpoint", file=sys.stderr)
-        raise SystemExit(130) from None
-    env.close()  # writes the last video
-    returns = [row["return"] for row in rows]
-    if not args.play:
-        write_csv(rows, run_dir / "evaluation.csv")
-    if args.track:
         videos = {path.stem: wandb.Video(str(path)) for path in run_dir.glob("videos/*.mp4")}
         wandb.log({"evaluation": fmean(returns), **videos})
         wandb.finish()

@@ -48,6 +48,7 @@ Examples
     python ddpg_continuous.py --play runs/RUN --capture-video
 """
 
+import contextlib
 import copy
 import copyreg
 import csv
@@ -56,12 +57,12 @@ import json
 import os
 import random
 import re
-import shutil
+import signal
 import sys
-import sysconfig
 import time
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import field
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
@@ -89,12 +90,15 @@ class Args:
     """The command line: `env_id` is `--env-id`, and so on."""
 
     env_id: str = "Pendulum-v1"  # Gymnasium environment, also as module:Env-v0
-    seed: NonNegativeInt = 1  # seed of all random numbers
+    env_kwargs: dict[str, bool | int | float | str] = field(default_factory=dict)  # NAME VALUE …
+    max_episode_steps: PositiveInt | None = None  # else the environment's own, or 1,000
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 1  # seed of all random numbers
     total_timesteps: PositiveInt = 10_000  # environment steps to train for
     run_dir: Folder = None  # a new folder for the run; else runs/ENV__SCRIPT__SEED__TIME
     resume: Folder = None  # continue the run in this folder
     play: Folder = None  # play greedy episodes of the run in this folder
-    eval_episodes: PositiveInt = 10  # greedy episodes at the end, or with --play
+    evaluations: NonNegativeInt = 10  # greedy ones while it trains
+    eval_episodes: PositiveInt = 10  # greedy episodes of each, at the end, and with --play
     checkpoint_every: NonNegativeFloat = 20.0  # seconds between checkpoints, at ends of episodes
     capture_video: bool = False  # film the greedy episodes
     track: bool = False  # log to Weights & Biases; WANDB_PROJECT names the project
@@ -169,6 +173,8 @@ class Agent(nn.Module):
 
     def __init__(self, env: gym.Env, args: Args) -> None:
         super().__init__()
+        if (env.action_space.low != -1).any() or (env.action_space.high != 1).any():
+            raise ValueError(f"make_env gives actions in [−1, 1], not in {env.action_space}")
         self.args, self.episode, self.timestep = args, 0, 0
         S, A = env.observation_space.shape[0], env.action_space.shape[0]
         torch.manual_seed(args.seed)  # the initial weights
@@ -282,9 +288,13 @@ class ReplayBuffer:
         return vars(self) | {"data": torch.from_numpy(self.data[: len(self)].view(np.uint8))}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned."""
+        """Restore what `state_dict` returned; in a buffer of another size, the last transitions."""
+        rows, size = state["data"].numpy().view(self.data.dtype), len(self.data)
         vars(self).update(state | {"data": self.data})
-        self.data[: len(self)] = state["data"].numpy().view(self.data.dtype)
+        if len(rows) > size or self.count > len(rows) != size:
+            rows = np.roll(rows, -self.count)[-size:]  # the oldest first
+            self.count = len(rows)
+        self.data[: len(rows)] = rows
 
 
 class Adam(nn.Module):
@@ -293,7 +303,7 @@ class Adam(nn.Module):
 
     def __init__(self, parameters: Iterable[Tensor], lr: float) -> None:
         super().__init__()
-        self.params = nn.ParameterList(parameters)
+        self.params = nn.ParameterList(p for p in parameters if p.requires_grad)
         zeros = torch.cat([torch.zeros_like(p).flatten() for p in self.params])
         self.m, self.v = nn.Buffer(zeros), nn.Buffer(zeros.clone())  # first and second moments
         self.lr = nn.Buffer(zeros.new_tensor(lr))  # the learning rate α; change it by fill_
@@ -326,16 +336,23 @@ def soft_update(target: nn.Module, network: nn.Module, tau: float) -> None:
 
 
 def compiled(function: Callable[..., Any], device: str) -> Callable[..., Any]:
-    """Compile a function into one graph; what breaks it is an error that names the line. Without a
-    C++ compiler, say so, and return the function as it is."""
-    python_h = Path(sysconfig.get_path("include"), "Python.h")
-    if not (python_h.exists() and shutil.which(os.environ.get("CXX", "g++"))):
-        print("slower, as with --no-compile: no C++ compiler, or no Python.h", file=sys.stderr)
-        return function
+    """Compile a function into one graph; what breaks it is an error that names the line. Where
+    nothing compiles, for want of a C++ compiler, say, return the function as it is."""
     torch._dynamo.config.trace_autograd_ops = True  # backward() within the graph
     torch._dynamo.config.specialize_float = True  # else a new float may pass unseen
+    torch._dynamo.config.skip_nnmodule_hook_guards = False  # else a new hook does
+    torch._dynamo.config.use_numpy_random_stream = True  # else NumPy's numbers are torch's
     # Called from C++, a graph has less overhead, but on CUDA it gave wrong numbers (torch 2.11).
     options = {"cpp_wrapper": device == "cpu", "size_asserts": False, "fallback_random": True}
+    try:
+        torch.compile(torch.cos, options=options)(torch.ones(8, device=device))
+    except Exception as error:
+        cause = [line for line in str(error).splitlines() if "error" in line][-1:] or [repr(error)]
+        print(f"slower, as with --no-compile, as compiling fails: {cause[0]}", file=sys.stderr)
+        return function
+    for parameter in function.__self__.parameters():
+        if parameter._backward_hooks or parameter._post_accumulate_grad_hooks:
+            raise RuntimeError("hooks of parameters do not compile: use --no-compile")
     graph = torch.compile(function, fullgraph=True, options=options)
     breaks = torch._dynamo.utils.counters["graph_break"]
     breaks.clear()
@@ -343,8 +360,8 @@ def compiled(function: Callable[..., Any], device: str) -> Callable[..., Any]:
     def call(*args: Any) -> Any:
         try:
             result = graph(*args)
-        except (torch._dynamo.exc.Unsupported, torch._dynamo.exc.FailOnRecompileLimitHit) as error:
-            error.add_note("A number that changes must be a tensor; --no-compile runs any code.")
+        except Exception as error:
+            error.add_note("To compile, use tensors for what changes; --no-compile runs any code.")
             raise
         if breaks:  # with several graphs, torch loses gradients without a word
             raise RuntimeError("not one graph: keep fullgraph=True, or use --no-compile")
@@ -353,22 +370,26 @@ def compiled(function: Callable[..., Any], device: str) -> Callable[..., Any]:
     return call
 
 
-def make_env(env_id: str, render_mode: str | None = None) -> gym.Env:
+def make_env(args: Args, render_mode: str | None = None) -> gym.Env:
     """Make an environment, with actions in [−1, 1]; gym.error.Error if its spaces do not fit."""
-    env = gym.make(env_id, **({"render_mode": render_mode} if render_mode else {}))
+    env = make(args, render_mode)
     s, a = env.observation_space, env.action_space
-    flat = all(isinstance(x, gym.spaces.Box) and len(x.shape) == 1 for x in (s, a))
-    if not (flat and a.is_bounded()):
-        raise gym.error.Error(f"needs a Box (S,) and a bounded Box (A,), has {s} and {a}")
+    boxes = isinstance(s, gym.spaces.Box) and isinstance(a, gym.spaces.Box)
+    if not (boxes and len(a.shape) == 1 and a.is_bounded()):
+        env.close()
+        raise gym.error.Error(f"needs vectors and a bounded Box (A,), has {s} and {a}")
 
     half_width = (s.high.astype(float) - s.low) / 2
     scale = np.where((half_width > 0) & (half_width < 1), half_width, 1)
-    space = gym.spaces.Box(s.low / scale, s.high / scale, dtype=np.float64)
-    env = gym.wrappers.TransformObservation(env, lambda observation: observation / scale, space)
+    box = gym.spaces.Box((s.low / scale).astype(np.float32), (s.high / scale).astype(np.float32))
+    env = gym.wrappers.TransformObservation(env, lambda x: (x / scale).astype(np.float32), box)
+
+    low, high = a.low.astype(np.longdouble), a.high.astype(np.longdouble)  # int64 fits, too
 
     def rescale(action: np.ndarray) -> np.ndarray:
-        scaled = a.low + (action + 1) / 2 * (a.high - a.low)
-        return scaled.clip(a.low, a.high).astype(a.dtype)  # rounding may overshoot
+        scaled = low + (action + 1) / 2 * (high - low)
+        scaled = scaled if a.dtype.kind == "f" else scaled.round()
+        return scaled.clip(low, high).astype(a.dtype)  # rounding may overshoot
 
     return gym.wrappers.TransformAction(env, rescale, gym.spaces.Box(-1, 1, a.shape))
 
@@ -382,6 +403,9 @@ copyreg.pickle(deque, lambda x: (deque, (list(x), x.maxlen)))  # as weights_only
 NUMPY = [np.ndarray, np.dtype, np._core.multiarray._reconstruct, np._core.multiarray.scalar]
 NUMPY += {type(np.dtype(code)) for code in np.typecodes["All"]}
 torch.serialization.add_safe_globals([deque, *NUMPY])
+CONTAINERS = {dict, OrderedDict, list, tuple, deque}  # exactly: a subclass could not be loaded
+SAVED = {torch.Tensor, nn.Parameter, np.ndarray, bool, int, float, str, type(None)}
+INTERNAL = vars(nn.Module()).keys() - {"training"}
 
 
 def seed_episode(env: gym.Env, *seed: int) -> np.random.Generator:
@@ -391,6 +415,22 @@ def seed_episode(env: gym.Env, *seed: int) -> np.random.Generator:
     for seed_global in (torch.manual_seed, np.random.seed, random.seed, env.action_space.seed):
         seed_global(number)
     return rng
+
+
+def make(args: Args, render_mode: str | None = None) -> gym.Env:
+    """Make an environment with a time limit; observations that can be flattened are vectors of
+    float32, each in an array of its own."""
+    options = args.env_kwargs | ({"render_mode": render_mode} if render_mode else {})
+    env = gym.make(args.env_id, max_episode_steps=args.max_episode_steps, **options)
+    env = env if env.spec.max_episode_steps else gym.wrappers.TimeLimit(env, 1000)
+    space = env.observation_space
+    if not space.is_np_flattenable:
+        return env
+    if not (isinstance(space, gym.spaces.Box) and len(space.shape) == 1):
+        env = gym.wrappers.FlattenObservation(env)
+        space = env.observation_space
+    box = gym.spaces.Box(space.low.astype(np.float32), space.high.astype(np.float32))
+    return gym.wrappers.TransformObservation(env, lambda x: np.array(x, np.float32), box)
 
 
 def evaluate(agent: Agent, env: gym.Env, episodes: int) -> Rows:
@@ -411,22 +451,25 @@ def evaluate(agent: Agent, env: gym.Env, episodes: int) -> Rows:
 
 def state_of(agent: Agent) -> dict[str, Any]:
     """Return what to save: the agent's `state_dict`, and by their paths the other attributes of the
-    agent and of its modules, except functions, classes and its arguments; TypeError if one cannot
-    be saved, FloatingPointError if one has a NaN."""
+    agent and of its modules (of torch's own: their numbers), except functions, classes and the
+    arguments; TypeError if one cannot be restored, FloatingPointError if one has a NaN."""
     state = {"tensors": agent.state_dict()}
+    state["gradients"] = {name: (p.requires_grad, p.grad) for name, p in agent.named_parameters()}
     for path, module in agent.named_modules():
-        own = {} if type(module).__module__.startswith("torch.") else vars(module)
-        for name in own.keys() - vars(nn.Module()).keys():
-            value = own[name]
-            if not (inspect.isroutine(value) or isinstance(value, Args | type | torch.device)):
-                part = value.state_dict() if hasattr(value, "state_dict") else value
-                state[f"{path}.{name}"] = part
-    containers = {dict, OrderedDict, list, tuple, deque}  # exactly: a subclass could not be loaded
-    for path, x in tree_leaves_with_path(state, is_leaf=lambda x: type(x) not in containers):
-        plain = isinstance(x, torch.Tensor | np.ndarray | np.generic | int | float | str | None)
-        if not plain or getattr(x, "requires_grad", False):
-            use = "use tensors, arrays, numbers; nn.Parameter for what is learned"
-            raise TypeError(f"agent{keystr(path)}: {type(x).__name__} is not saved; {use}")
+        others = {name: module._buffers[name] for name in module._non_persistent_buffers_set}
+        torchs = type(module).__module__.startswith("torch.")
+        for name, x in (vars(module) | others).items():
+            function = inspect.isfunction(x) or inspect.ismethod(x) or inspect.isbuiltin(x)
+            skip = function or isinstance(x, Args | type | torch.device) or name in INTERNAL
+            if not (skip or (torchs and not isinstance(x, int | float))):
+                state[f"{path}.{name}"] = x.state_dict() if hasattr(x, "state_dict") else x
+    owned = {x.untyped_storage().data_ptr() for x in state["tensors"].values()} - {0}
+    for path, x in tree_leaves_with_path(state, is_leaf=lambda x: type(x) not in CONTAINERS):
+        if not (type(x) in SAVED or isinstance(x, np.generic)):
+            raise TypeError(f"agent{keystr(path)}: {type(x).__name__} is not saved; see Fork it")
+        other = torch.is_tensor(x) and path[0].key not in ("tensors", "gradients")
+        if other and (x.requires_grad or x.untyped_storage().data_ptr() in owned):
+            raise TypeError(f"agent{keystr(path)} would come back as a copy: use nn.Parameter")
         if isinstance(x, torch.Tensor | np.ndarray) and (x != x).any():
             raise FloatingPointError(f"agent{keystr(path)} is NaN; the last checkpoint is good")
     return state
@@ -436,22 +479,30 @@ def save(agent: Agent, rows: Rows, run_dir: Path) -> None:
     """Write checkpoint.pt, whole or not at all, and args.json and episodes.csv, for people."""
     now = {"run_dir", "resume", "play", "capture_video", "track", "device"}  # give them anew
     args = TypeAdapter(Args).dump_json(agent.args, indent=2, exclude=now).decode()
-    state = {"agent": state_of(agent), "args": args, "rows": json.dumps(rows)}
-    torch.save(state, run_dir / "checkpoint.tmp")
-    torch.load(run_dir / "checkpoint.tmp", weights_only=True, mmap=True)  # or fail now
-    os.replace(run_dir / "checkpoint.tmp", run_dir / "checkpoint.pt")
-    (run_dir / "args.json").write_text(args)
-    write_csv(rows, run_dir / "episodes.csv")
+    state = {"agent": state_of(agent), "timestep": agent.timestep}
+    temporary = run_dir / f"checkpoint.{os.getpid()}.tmp"  # another process may resume the run, too
+    torch.save(state | {"args": args, "rows": json.dumps(rows)}, temporary)
+    torch.load(temporary, weights_only=True, mmap=True)  # or fail now
+    os.replace(temporary, run_dir / "checkpoint.pt")
+    try:
+        (run_dir / "args.json").write_text(args)
+        write_csv(rows, run_dir / "episodes.csv")
+    except OSError as error:  # another program may have locked them: next time
+        print(f"not written: {error}", file=sys.stderr)
 
 
 def load(agent: Agent, run_dir: Path) -> Rows:
     """Restore what `save` wrote; return the rows. With weights_only a checkpoint runs no code."""
     checkpoint = torch.load(run_dir / "checkpoint.pt", map_location="cpu", weights_only=True)
     saved, fresh = checkpoint["agent"], state_of(agent)
-    late = {path for path in saved.keys() - fresh.keys() if isinstance(saved[path], dict)}
-    if different := late | (fresh.keys() - saved.keys()):
+    new = {path for path, x in saved.items() if isinstance(x, dict)}  # as an optimiser's state
+    new -= {path for path, x in fresh.items() if isinstance(x, dict)}
+    if different := new | (fresh.keys() - saved.keys()):
         raise ValueError(f"of another {SCRIPT}.py, or made after Agent.__init__: {different}")
     agent.load_state_dict(saved.pop("tensors"))
+    for name, (requires_grad, gradient) in saved.pop("gradients").items():
+        parameter = agent.get_parameter(name).requires_grad_(requires_grad)
+        parameter.grad = None if gradient is None else gradient.to(parameter.device)
     for path, value in saved.items():
         module, _, name = path.rpartition(".")
         owner = agent.get_submodule(module)
@@ -471,27 +522,33 @@ def write_csv(rows: Rows, path: Path) -> None:
 
 
 def plot_learning_curve(rows: Rows, path: Path) -> None:
-    """Draw the return of each training episode, and the mean of the last 20."""
+    """Draw the returns of the training episodes, and those of the evaluations between them."""
     from matplotlib.figure import Figure  # only where it is needed
 
-    timesteps, returns = ([row[name] for row in rows] for name in ("timestep", "return"))
-    means = [fmean(returns[max(0, i - 19) : i + 1]) for i in range(len(returns))]
     axes = Figure(figsize=(8, 4.5), layout="constrained").subplots()
-    axes.plot(timesteps, returns, color="tab:blue", alpha=0.3)
-    axes.plot(timesteps, means, color="tab:blue")
-    axes.set(xlabel="environment steps", ylabel="return in training: episodes, and means of 20")
+    for name, style in (("return", {"alpha": 0.5}), ("evaluation", {"marker": "o"})):
+        found = [(row["timestep"], row[name]) for row in rows if name in row]
+        axes.plot(*np.reshape(found, (-1, 2)).T, **style)
+    axes.set(xlabel="environment steps", ylabel="return: in training, and greedy (dots)")
     axes.figure.savefig(path, dpi=120)
 
 
 def learn(env: gym.Env, agent: Agent, rows: Rows, run_dir: Path) -> None:
-    """Train; log each episode, write checkpoints between them, draw the learning curve."""
-    args, last_save = agent.args, time.perf_counter()
+    """Train; log each episode, evaluate and write checkpoints between them."""
+    args, last_save, interval = agent.args, time.perf_counter(), agent.args.checkpoint_every
     started = last_save - (rows[-1]["seconds"] if rows else 0.0)
-    with tqdm(total=args.total_timesteps, initial=agent.timestep, disable=None) as bar:
+    evaluations = sum("evaluation" in row for row in rows)
+    pause = 0.1 if sys.stderr.isatty() else 30  # seconds between lines of a log
+    bar = tqdm(total=args.total_timesteps, initial=agent.timestep, mininterval=pause)
+    with bar, contextlib.closing(make_env(args)) as evaluation_env:
         for result in train(env, agent):
             now = time.perf_counter()
             row = {"episode": agent.episode, "timestep": agent.timestep, "seconds": now - started}
             row |= {k: v.item() if hasattr(v, "item") else v for k, v in result.items()}
+            if evaluations < agent.timestep * args.evaluations // args.total_timesteps:
+                played = evaluate(agent, evaluation_env, args.eval_episodes)
+                row["evaluation"] = fmean(episode["return"] for episode in played)
+                evaluations += 1
             rows.append(row)
             if args.track:
                 import wandb
@@ -499,36 +556,59 @@ def learn(env: gym.Env, agent: Agent, rows: Rows, run_dir: Path) -> None:
                 wandb.log(row, step=agent.timestep)
             bar.set_postfix_str(f"return {fmean(row['return'] for row in rows[-20:]):.1f}", False)
             bar.update(agent.timestep - bar.n)
-            if now - last_save >= args.checkpoint_every:
+            if (now := time.perf_counter()) - last_save >= interval:
                 save(agent, rows, run_dir)
                 last_save = time.perf_counter()
+                interval = interval and max(args.checkpoint_every, 9 * (last_save - now))
     save(agent, rows, run_dir)
     plot_learning_curve(rows, run_dir / "learning_curve.png")
 
 
-def main(argv: Sequence[str] | None = None) -> tuple[Agent, Path]:
-    """Run the script as from the command line; return the agent and the folder of its run."""
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))  # one is fastest here
-    torch.set_flush_denormal(True)  # dead units' moments fade into denormals, 10 times slower
-    args, rows = tyro.cli(Args, args=argv, description=__doc__), []
-    old_run = args.resume or args.play
+def set_up(argv: Sequence[str] | None, at_exit: contextlib.ExitStack) -> tuple:
+    """Return the environment, the agent, the rows so far and the run's folder; wrong use ends with
+    one line that names what was given, and exit code 2."""
+    args = tyro.cli(Args, args=argv, description=__doc__)
+    old_run, rows = args.resume or args.play, []
     given, expected = f"{old_run}: not a run of {SCRIPT}.py", (Exception,)  # torch has many
     try:
         if old_run:  # its arguments are the defaults
-            checkpoint = torch.load(old_run / "checkpoint.pt", weights_only=True, mmap=True)
+            path = old_run / "checkpoint.pt"
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
             defaults = TypeAdapter(Args).validate_json(checkpoint["args"])
             args = tyro.cli(Args, args=argv, default=defaults)
         given, expected = f"--env-id {args.env_id}", (gym.error.Error, ModuleNotFoundError)
-        screen = sys.platform in ("darwin", "win32") or "DISPLAY" in os.environ
-        mode = "rgb_array" if args.capture_video else "human" if args.play and screen else None
-        env = make_env(args.env_id, mode)
+        expected += (TypeError,) if args.env_kwargs else ()
+        env = at_exit.enter_context(contextlib.closing(make_env(args)))
         if env.has_wrapper_attr("obs_rms") or env.has_wrapper_attr("return_rms"):
             raise gym.error.Error("a wrapper normalises, by statistics that no checkpoint holds")
+        if not (args.max_episode_steps or env.unwrapped.spec.max_episode_steps):
+            print("no time limit: it is 1,000 steps; see --max-episode-steps", file=sys.stderr)
+        screen = sys.platform in ("darwin", "win32") or "DISPLAY" in os.environ
+        mode = "rgb_array" if args.capture_video else "human" if args.play and screen else None
+        if mode in env.metadata.get("render_modes", ()):
+            given, expected = "--capture-video" if args.capture_video else "--play", (Exception,)
+            os.environ |= {} if screen else {"MUJOCO_GL": "egl"}
+            env = at_exit.enter_context(contextlib.closing(make_env(args, mode)))
+            env.reset(seed=0)
+            env.render()  # fails now, if it does
+        elif args.capture_video:
+            raise gym.error.Error("cannot be filmed: it has no render mode rgb_array")
+        elif mode:
+            print(f"nothing is shown: there is no render mode {mode}", file=sys.stderr)
+        given, expected = "too little memory", (MemoryError,)
         agent = Agent(env, args)
         name = f"{args.env_id}__{SCRIPT}__{args.seed}__{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
         run_dir = old_run or args.run_dir or Path("runs", re.sub(r"[/:]", "-", name))
+        if args.track:  # before the folder is made: the user may have to log in
+            import wandb
+
+            given, expected = "--track", (Exception,)
+            run_id = re.sub(r"[^\w.-]", "-", "-".join(run_dir.absolute().parts[-2:]))
+            project = os.environ.get("WANDB_PROJECT", "minimal-rl")
+            resume = "allow" if old_run else "never"
+            wandb.init(project=project, name=run_id, id=run_id, resume=resume, config=vars(args))
+        given, expected = run_dir, (Exception,)
         if old_run:
-            given, expected = run_dir, (Exception,)
             rows = load(agent, run_dir)
         else:
             given, expected = f"--run-dir {run_dir}", (OSError,)
@@ -537,28 +617,44 @@ def main(argv: Sequence[str] | None = None) -> tuple[Agent, Path]:
         what = " ".join(str(error).splitlines()[:2]) or repr(error)  # some go on for pages
         print(f"{SCRIPT}.py: error: {given}: {what}", file=sys.stderr)
         raise SystemExit(2) from None
+    return env, agent, rows, run_dir
+
+
+def main(argv: Sequence[str] | None = None) -> tuple[Agent, Path]:
+    """Run the script as from the command line; return the agent and the folder of its run."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal may not know α
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)  # fastest here
+    torch.set_flush_denormal(True)  # dead units' moments fade into denormals, 10 times slower
+    with contextlib.suppress(ValueError):  # only the main thread may
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # does what Ctrl-C does
+    with contextlib.ExitStack() as at_exit:
+        env, agent, rows, run_dir = set_up(argv, at_exit)
+        args = agent.args
+        try:
+            if not args.play:
+                print(f"the run is in {run_dir}", file=sys.stderr)
+                save(agent, rows, run_dir)
+                learn(env, agent, rows, run_dir)
+            rows = evaluate(agent, env, args.eval_episodes)
+            if not args.play:
+                write_csv(rows, run_dir / "evaluation.csv")
+            if args.capture_video:  # the same episodes once more
+                film = gym.wrappers.RecordVideo(env, f"{run_dir}/videos", lambda episode: True)
+                evaluate(agent, film, args.eval_episodes)
+                film.close()  # writes the last
+        except KeyboardInterrupt:
+            if not args.play:
+                checkpoint = torch.load(run_dir / "checkpoint.pt", weights_only=True, mmap=True)
+                where = f"--resume {run_dir} goes on after step {checkpoint['timestep']}"
+                print(f"\nstopped; {where}", file=sys.stderr)
+            raise SystemExit(130) from None
+    returns = [row["return"] for row in rows]
     if args.track:
         import wandb
 
-        run_id = "-".join(run_dir.absolute().parts[-2:])  # the same with --resume
-        project = os.environ.get("WANDB_PROJECT", "minimal-rl")
-        resume = "allow" if old_run else "never"
-        wandb.init(project=project, name=run_id, id=run_id, resume=resume, config=vars(args))
-    try:
-        if not args.play:
-            save(agent, rows, run_dir)
-            learn(env, agent, rows, run_dir)
-        if args.capture_video:
-            env = gym.wrappers.RecordVideo(env, f"{run_dir}/videos", episode_trigger=lambda _: True)
-        rows = evaluate(agent, env, args.eval_episodes)
-    except KeyboardInterrupt:
-        print(f"\nstopped: --resume {run_dir} continues from the last checkpoint", file=sys.stderr)
-        raise SystemExit(130) from None
-    env.close()  # writes the last video
-    returns = [row["return"] for row in rows]
-    if not args.play:
-        write_csv(rows, run_dir / "evaluation.csv")
-    if args.track:
         videos = {path.stem: wandb.Video(str(path)) for path in run_dir.glob("videos/*.mp4")}
         wandb.log({"evaluation": fmean(returns), **videos})
         wandb.finish()

@@ -62,7 +62,7 @@ def optimal_q() -> np.ndarray:
 def learned_q(run_dir: Path) -> np.ndarray:
     """Return the Q-values of a run's network, [101, 3]."""
     args = TypeAdapter(dqn.Args).validate_json((run_dir / "args.json").read_text())
-    agent = dqn.Agent(dqn.make_env(args.env_id), args)
+    agent = dqn.Agent(dqn.make_env(args), args)
     dqn.load(agent, run_dir)
     temperatures = torch.arange(101)[:, None] - 38.0  # as `make_env` has them
     return agent.q_network(temperatures).detach().numpy()

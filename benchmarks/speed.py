@@ -78,7 +78,7 @@ def run_ours(script: str, *flags: str) -> Found:
     torch.set_flush_denormal(True)  # as `main` does
     module = importlib.import_module(script)
     args = tyro.cli(module.Args, args=flags)
-    env = module.make_env(args.env_id)
+    env = module.make_env(args)
     agent, updates = module.Agent(env, args), []
     if hasattr(agent, "buffer"):
         sample = agent.buffer.sample  # once an update

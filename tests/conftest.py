@@ -27,7 +27,7 @@ SMALL = {  # flags that make a run short, and yet learn
     "--buffer-size 1000",
 }
 SMALL = {
-    script: f"{flags} --total-timesteps 1200 --eval-episodes 2".split()
+    script: f"{flags} --total-timesteps 1200 --eval-episodes 2 --evaluations 2".split()
     for script, flags in SMALL.items()
 }
 SCRIPTS = sorted(SMALL)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.spaces import Box, Dict, Discrete
+from gymnasium.spaces import Box, Discrete, Sequence
 
 
 class Counter(gym.Env):
@@ -68,8 +68,7 @@ for suffix, action in (("", None), ("Discrete", Discrete(3))):
     register(f"Truncates{suffix}", max_episode_steps=7, action=action)
     register(f"NanReward{suffix}", reward=nan_at_20, action=action)
     register(f"NanObservation{suffix}", nan_at=20, action=action)
-    register(f"DictObservations{suffix}", observation=Dict(x=Box(0, 1)), action=action)
-    register(f"ImageObservations{suffix}", observation=Box(0, 255, (8, 8, 3)), action=action)
+    register(f"SequenceObservations{suffix}", observation=Sequence(Box(0, 1)), action=action)
 for error in (RuntimeError("the environment broke"), SystemExit(0)):
     reward = functools.partial(raise_after_500, error)
     register(f"{type(error).__name__}AfterAWhile", reward=reward, action=Discrete(2))

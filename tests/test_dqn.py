@@ -107,7 +107,7 @@ ACTIONS = np.array([0, 1, 1, 0, 1, 0])
 def make_agent(env_id="CartPole-v1", script=dqn, **flags):
     small = {"hidden_sizes": (7, 5), "batch_size": 6, "buffer_size": 100, "learning_starts": 10}
     args = script.Args(env_id=env_id, **small | flags)
-    agent = script.Agent(script.make_env(env_id), args)
+    agent = script.Agent(script.make_env(args), args)
     with torch.no_grad():  # a target unlike the network, or a mix-up would not show
         for network in (agent.q_network, agent.target_network):
             network[-1].weight.uniform_(-1, 1)
@@ -173,7 +173,7 @@ def test_the_target_is_reset_every_so_many_steps():
     agent = make_agent(target_network_frequency=4, total_timesteps=30, learning_starts=10)
     seen = []
     agent.update = lambda batch, update_target: seen.append((agent.timestep, update_target)) or {}
-    list(dqn.train(dqn.make_env("CartPole-v1"), agent))
+    list(dqn.train(dqn.make_env(agent.args), agent))
     assert seen == [(t, t % 4 == 0) for t in range(10, 31)]
 
 
@@ -181,7 +181,7 @@ def test_actions_are_epsilon_greedy():
     """ε falls from 1 to 0.1 over the first fifth."""
     flags = {"epsilon_final": 0.1, "epsilon_fraction": 0.2}
     agent = make_agent(total_timesteps=10_000, learning_starts=10_000, **flags)
-    env, greedy = dqn.make_env("CartPole-v1"), []
+    env, greedy = dqn.make_env(agent.args), []
     act = agent.act
     agent.act = lambda observation: greedy.append(agent.timestep) or act(observation)
     list(dqn.train(env, agent))
@@ -205,7 +205,7 @@ def test_the_tutorials_network_has_723_parameters():
 
 
 def test_the_shower_is_seen_from_38_degrees():
-    env = dqn.make_env("Shower-v0")
+    env = dqn.make_env(dqn.Args())
     observation, _ = env.reset(seed=3)
     assert observation == env.unwrapped.temperatures[-1] - 38
     assert env.observation_space == gym.spaces.Box(-38, 62, (1,))

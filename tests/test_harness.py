@@ -132,8 +132,8 @@ def test_run_leaves_its_outputs(script, run):
     assert [int(row["episode"]) for row in rows] == list(range(1, len(rows) + 1))
     steps = np.cumsum([int(row["length"]) for row in rows]).tolist()
     assert steps == [int(row["timestep"]) for row in rows]
-    assert len(rows[0]) == {"random_baseline": 5, "dqn_shower": 7}.get(script, 8)
-    assert all(np.isfinite(float(value)) for value in rows[-1].values())
+    assert len(rows[0]) == {"random_baseline": 6, "dqn_shower": 8}.get(script, 9)
+    assert all(np.isfinite(float(value or 0)) for value in rows[-1].values())
     seeds = [row["seed"] for row in read_csv(run, "evaluation.csv")]
     assert seeds == ["10000", "10001", "10002"]
     assert (run / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
@@ -166,7 +166,7 @@ def test_play_opens_a_window_where_there_is_a_screen(monkeypatch):
     modes, make = [], gym.make
     monkeypatch.setattr(gym, "make", lambda id, **k: modes.append(k.get("render_mode")) or make(id))
     assert run_here(FASTEST, "--play", "run") == 0
-    assert modes == ["human"]
+    assert "human" in modes
 
 
 def test_offline_tracking(monkeypatch):
@@ -329,7 +329,8 @@ def test_it_learns(script, flags, score):
 # --- Wrong input: a message that names it, exit code 2, nothing written
 
 WRONG_VALUES = [
-    ("seed", "-1 1.5"),
+    ("seed", f"-1 1.5 {2**63}"),
+    ("evaluations", "-1 1.5"),
     ("total_timesteps eval_episodes", "0 -1 1.5 many"),
     ("checkpoint_every entropy_coef value_coef noise_sigma", "-1 nan inf"),
     ("learning_rate actor_learning_rate critic_learning_rate", "0 -1 nan inf"),
@@ -341,14 +342,15 @@ WRONG_VALUES = [
     ("learning_starts", "0 -1 1.5 30000"),
 ]
 WRONG_VALUES = {name: values.split() for names, values in WRONG_VALUES for name in names.split()}
-WRONG_SPACES = "Terminates FirstActionFive DictObservationsDiscrete ImageObservationsDiscrete"
-DDPG_SPACES = "DiscreteActions UnboundedActions MatrixActions DictObservations ImageObservations"
+WRONG_SPACES = "Terminates SequenceObservationsDiscrete"
+DDPG_SPACES = "DiscreteActions UnboundedActions MatrixActions SequenceObservations"
 WRONG_USES = [  # and what the message is to name
     ("--env-id Pendlum-v1", "--env-id Pendlum-v1.*Pendulum"),
     ("--env-id no_such_module:Env-v0", "--env-id no_such_module:Env-v0"),
     ("--env-id Pendulum-v99", "--env-id Pendulum-v99"),
     ("--no-such-flag", "--no-such-flag"),
     ("--device tpu", "--device"),
+    ("--env-id CartPole-v1 --env-kwargs no_such 1", "--env-id CartPole-v1.*no_such"),
     ("--resume nowhere", "nowhere"),
     ("--play nowhere", "nowhere"),
     ("--resume runs --play other", "--resume and --play are not allowed together"),
@@ -385,12 +387,15 @@ def test_wrong_use(script, capsys):
         check_usage_error(script, ["--total-timesteps", "20000", *flags.split()], named, capsys)
 
 
-@pytest.mark.parametrize("flags", [["Broken-v0"], ["Truncates-v0", "--capture-video"]])
-def test_an_error_of_an_environment_is_shown_with_its_traceback(flags):
-    """It is raised as it is; the second environment has no render_mode."""
+def test_what_cannot_be_filmed(capsys):
+    flags = ["--env-id", "tests.environments:Terminates-v0", "--capture-video"]
+    check_usage_error(FASTEST, flags, "Terminates-v0.*cannot be filmed", capsys)
+
+
+def test_an_error_of_an_environment_is_shown_with_its_traceback():
     before = everything()
-    with pytest.raises((TypeError, ValueError), match="no_such_option|render_mode"):
-        run_here(FASTEST, "--env-id", "tests.environments:" + flags[0], *flags[1:])
+    with pytest.raises(TypeError, match="no_such_option"):
+        run_here(FASTEST, "--env-id", "tests.environments:Broken-v0")
     assert everything() == before
 
 

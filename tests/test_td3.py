@@ -72,7 +72,7 @@ def td3_by_the_paper(agent, batch, delayed):
 def test_fork_to_td3_is_td3(td3, compile):
     for delayed in (False, True):
         args = td3.Args(hidden_sizes=(8, 8), batch_size=16, tau=0.5)
-        agent = td3.Agent(td3.make_env("Pendulum-v1"), args)
+        agent = td3.Agent(td3.make_env(args), args)
         update = td3.compiled(agent.update, "cpu") if compile else agent.update
         rng = np.random.default_rng(0)
         with torch.no_grad():  # Q₁ and Q₂ apart, and the actions of μ′ near the ends
