@@ -252,8 +252,8 @@ class Agent(nn.Module):
     def count_step(self, lock: Any) -> bool:
         """T ← T + 1, exactly, whoever else counts; False, and no step, if T_max is reached."""
         with lock:
-            more = self.timestep < self.args.total_timesteps
-            self.T += more
+            more = (T := self.T).item() < self.args.total_timesteps
+            T.add_(more)
         return more
 
     def reward_scale(self, discounted_sums: list[float], lock: Any) -> float:
@@ -587,7 +587,7 @@ def set_up(argv: Sequence[str] | None, at_exit: contextlib.ExitStack) -> tuple:
             raise gym.error.Error("cannot be filmed: it has no render mode rgb_array")
         elif mode:
             print(f"nothing is shown: there is no render mode {mode}", file=sys.stderr)
-        given, expected = "too little memory", (MemoryError,)
+        given, expected = "memory (a smaller --buffer-size needs less)", (MemoryError,)
         agent = Agent(env, args)
         name = f"{args.env_id}__{SCRIPT}__{args.seed}__{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
         run_dir = old_run or args.run_dir or Path("runs", re.sub(r"[/:]", "-", name))

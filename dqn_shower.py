@@ -619,7 +619,7 @@ def set_up(argv: Sequence[str] | None, at_exit: contextlib.ExitStack) -> tuple:
             raise gym.error.Error("cannot be filmed: it has no render mode rgb_array")
         elif mode:
             print(f"nothing is shown: there is no render mode {mode}", file=sys.stderr)
-        given, expected = "too little memory", (MemoryError,)
+        given, expected = "memory (a smaller --buffer-size needs less)", (MemoryError,)
         agent = Agent(env, args)
         name = f"{args.env_id}__{SCRIPT}__{args.seed}__{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
         run_dir = old_run or args.run_dir or Path("runs", re.sub(r"[/:]", "-", name))

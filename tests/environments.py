@@ -4,6 +4,8 @@ import functools
 import itertools
 import os
 import signal
+import time
+from multiprocessing import Process
 from pathlib import Path
 
 import gymnasium as gym
@@ -38,6 +40,45 @@ class Counter(gym.Env):
         first = np.nan if self.steps == self.nan_at else self.steps
         self.observation[:] = first, self.np_random.uniform()  # the same array at each step
         return self.observation, self.reward(self.steps), terminated, False, {}
+
+
+class Replies(gym.Env):
+    """Gives the same observation at each step."""
+
+    def __init__(self, space, observation, action):
+        self.observation_space, self.action_space = space, action
+        self.observation = observation
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self.observation, {}
+
+    def step(self, action):
+        return self.observation, 1.0, False, False, {}
+
+
+class Helped(Counter):
+    """Has a process from its making to its close; raises an error in the 100th step of all."""
+
+    steps_of_all = 0
+
+    def __init__(self, action=None, error=None):
+        super().__init__(action=action)
+        self.error, Helped.steps_of_all = error, 0
+        self.process = Process(target=time.sleep, args=(600,))
+        self.process.start()
+        Path("helpers").mkdir(exist_ok=True)
+        Path("helpers", str(self.process.pid)).touch()
+
+    def step(self, action):
+        Helped.steps_of_all += 1
+        if self.error and Helped.steps_of_all == 100:
+            raise self.error
+        return super().step(action)
+
+    def close(self):
+        self.process.kill()
+        self.process.join()
 
 
 def box(low, high):
@@ -96,4 +137,5 @@ class Mortal(gym.Wrapper):
         return super().step(action)
 
 
+gym.register("HelpedDiscrete-v0", lambda: Helped(Discrete(2)), max_episode_steps=20)
 gym.register("Mortal-v0", lambda: Mortal(gym.make("CartPole-v1")))
