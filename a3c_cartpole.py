@@ -573,7 +573,7 @@ def set_up(argv: Sequence[str] | None, at_exit: contextlib.ExitStack) -> tuple:
         env = at_exit.enter_context(contextlib.closing(make_env(args)))
         if env.has_wrapper_attr("obs_rms") or env.has_wrapper_attr("return_rms"):
             raise gym.error.Error("a wrapper normalises, by statistics that no checkpoint holds")
-        if not (args.max_episode_steps or env.unwrapped.spec.max_episode_steps):
+        if not (args.max_episode_steps or gym.spec(args.env_id).max_episode_steps):
             print("no time limit: it is 1,000 steps; see --max-episode-steps", file=sys.stderr)
         screen = sys.platform in ("darwin", "win32") or "DISPLAY" in os.environ
         mode = "rgb_array" if args.capture_video else "human" if args.play and screen else None

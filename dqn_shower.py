@@ -309,8 +309,8 @@ def compiled(function: Callable[..., Any], device: str) -> Callable[..., Any]:
     try:
         torch.compile(torch.cos, options=options)(torch.ones(8, device=device))
     except Exception as error:
-        cause = [line for line in str(error).splitlines() if "error" in line][-1:] or [repr(error)]
-        print(f"slower, as with --no-compile, as compiling fails: {cause[0]}", file=sys.stderr)
+        lines = re.findall(r".*(?:cannot find|error: ).*", str(error)) or str(error).splitlines()
+        tqdm.write(f"slower, as with --no-compile: compiling fails: {lines[0]}", file=sys.stderr)
         return function
     for parameter in function.__self__.parameters():
         if parameter._backward_hooks or parameter._post_accumulate_grad_hooks:
@@ -605,7 +605,7 @@ def set_up(argv: Sequence[str] | None, at_exit: contextlib.ExitStack) -> tuple:
         env = at_exit.enter_context(contextlib.closing(make_env(args)))
         if env.has_wrapper_attr("obs_rms") or env.has_wrapper_attr("return_rms"):
             raise gym.error.Error("a wrapper normalises, by statistics that no checkpoint holds")
-        if not (args.max_episode_steps or env.unwrapped.spec.max_episode_steps):
+        if not (args.max_episode_steps or gym.spec(args.env_id).max_episode_steps):
             print("no time limit: it is 1,000 steps; see --max-episode-steps", file=sys.stderr)
         screen = sys.platform in ("darwin", "win32") or "DISPLAY" in os.environ
         mode = "rgb_array" if args.capture_video else "human" if args.play and screen else None

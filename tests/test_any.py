@@ -94,6 +94,8 @@ def test_without_a_time_limit_episodes_end_all_the_same(limit, capsys):
     assert run_here(FASTEST, *flags, "--run-dir", "run") == 0
     assert {row["length"] for row in load("run")["rows"]} == {limit or 1000}
     assert ("1,000 steps; see --max-episode-steps" in capsys.readouterr().err) == (limit is None)
+    assert run_here(FASTEST, *SHORT, "--run-dir", "another") == 0  # CartPole has a limit
+    assert "time limit" not in capsys.readouterr().err
 
 
 MAX = float(np.finfo(np.float32).max)
