@@ -119,12 +119,31 @@ FORKS = {  # what takes the place of what
         ADD: ADD + "            agent.buffer.top = 0.9 * agent.buffer.top + abs(float(reward))\n"
         "            agent.buffer.priorities *= 0.99\n",
     },
+    "gradients": {  # that accumulate, and a layer that does not learn
+        "        self.critic_optimizer.zero_grad()\n": "        if self.timestep % 7 == 0:\n"
+        "            self.critic_optimizer.zero_grad()\n",
+        "        self.actor_optimizer = ": "        self.critic.layers[0].requires_grad_(False)\n"
+        "        self.actor_optimizer = ",
+    },
+    "mode": {  # what a state_dict leaves out
+        INIT: INIT + "        self.register_buffer('mean', torch.zeros(()), persistent=False)\n"
+        "        self.critic.layers.calls = 0\n",
+        ADD: ADD + "            agent.mean += 0.01\n            agent.critic.layers.calls += 1\n"
+        "            if agent.timestep == 300: agent.critic.eval()\n",
+        "noise_scale * noise  #": "(noise_scale + agent.mean.item() + agent.critic.training "
+        "+ agent.critic.layers.calls % 3) * noise  #",
+    },
+    "hook": {INIT: INIT + "        self.critic.layers[0].weight.register_hook(torch.neg)\n"},
     "late": {
         "agent.episode += 1": "agent.episode += 1\n            if agent.episode > 3:"
         "\n                agent.recent = {1}"
     },
 }
 NOT_SAVED = {  # an attribute, and what the error says
+    "self.actor.layers[0].weight.data": "'.new'. would come back as a copy",
+    "[p.detach() for p in self.actor.parameters()]": "'.new'..0. would come back as a copy",
+    "__import__('enum').IntEnum('E', 'a').a": "'.new'.: E is not saved",
+    "np.ma.zeros(2)": "'.new'.: MaskedArray",
     "__import__('collections').Counter()": "'.new'.: Counter",
     "[defaultdict(list)]": "'.new'..0.: defaultdict",
     "{'a': {1}}": "'.new'..'a'.: set",
@@ -190,6 +209,12 @@ def test_what_does_not_compile_stops_with_its_line(name, tmp_path):
     assert process.returncode == 1 and re.search(named, err) and "--no-compile" in err, err
 
 
+@pytest.mark.parametrize("fork", ["hook"], indirect=True)
+def test_hooks_of_parameters_are_refused_where_they_would_be_ignored(fork):
+    with pytest.raises(RuntimeError, match="hooks of parameters do not compile"):
+        eager_and_compiled(fork)
+
+
 @torch._dynamo.config.patch(recompile_limit=2)
 def test_a_float_that_changes_is_never_frozen():
     class Agent(torch.nn.Module):
@@ -216,6 +241,7 @@ def test_a_float_that_changes_is_never_frozen():
 
 
 RESUMED = ["optim", "sac", "random", "attributes", "n-step", "rollout", "module", "buffer"]
+RESUMED += ["gradients", "mode"]
 
 
 @pytest.mark.parametrize("fork", RESUMED, indirect=True)
