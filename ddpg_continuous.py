@@ -569,7 +569,7 @@ def set_up(argv: Sequence[str] | None, at_exit: contextlib.ExitStack) -> tuple:
     one line that names what was given, and exit code 2."""
     args = tyro.cli(Args, args=argv, description=__doc__)
     old_run, rows = args.resume or args.play, []
-    given, expected = f"{old_run}: not a run of {SCRIPT}.py", (Exception,)  # torch has many
+    given, expected = f"{old_run}: not a run of {SCRIPT}.py", (Exception,)  # of many kinds
     try:
         if old_run:  # its arguments are the defaults
             path = old_run / "checkpoint.pt"
@@ -587,7 +587,7 @@ def set_up(argv: Sequence[str] | None, at_exit: contextlib.ExitStack) -> tuple:
         mode = "rgb_array" if args.capture_video else "human" if args.play and screen else None
         if mode in env.metadata.get("render_modes", ()):
             given, expected = "--capture-video" if args.capture_video else "--play", (Exception,)
-            os.environ |= {} if screen else {"MUJOCO_GL": "egl"}
+            os.environ.setdefault("MUJOCO_GL", "glfw" if screen else "egl")
             env = at_exit.enter_context(contextlib.closing(make_env(args, mode)))
             env.reset(seed=0)
             env.render()  # fails now, if it does
