@@ -273,7 +273,7 @@ class ReplayBuffer:
     def add(self, *transition: Any) -> None:
         """Overwrite the oldest with observation, action, reward, next_observation, terminated (not
         by a time limit); FloatingPointError if one is NaN or infinite."""
-        if not np.isfinite(np.hstack(transition)).all():
+        if not np.isfinite(np.hstack(transition).astype(np.float32)).all():
             raise FloatingPointError(f"transition {self.count} is not finite: {transition}")
         self.data[self.count % len(self.data)] = transition
         self.count += 1
@@ -430,7 +430,11 @@ def make(args: Args, render_mode: str | None = None) -> gym.Env:
         env = gym.wrappers.FlattenObservation(env)
         space = env.observation_space
     box = gym.spaces.Box(space.low.astype(np.float32), space.high.astype(np.float32))
-    return gym.wrappers.TransformObservation(env, lambda x: np.array(x, np.float32), box)
+
+    def vector(observation: Any) -> np.ndarray:
+        return np.array(observation, np.float32).reshape(box.shape)
+
+    return gym.wrappers.TransformObservation(env, vector, box)
 
 
 def evaluate(agent: Agent, env: gym.Env, episodes: int) -> Rows:
@@ -481,9 +485,14 @@ def save(agent: Agent, rows: Rows, run_dir: Path) -> None:
     args = TypeAdapter(Args).dump_json(agent.args, indent=2, exclude=now).decode()
     state = {"agent": state_of(agent), "timestep": agent.timestep}
     temporary = run_dir / f"checkpoint.{os.getpid()}.tmp"  # another process may resume the run, too
-    torch.save(state | {"args": args, "rows": json.dumps(rows)}, temporary)
-    torch.load(temporary, weights_only=True, mmap=True)  # or fail now
-    os.replace(temporary, run_dir / "checkpoint.pt")
+    try:
+        torch.save(state | {"args": args, "rows": json.dumps(rows)}, temporary)
+        torch.load(temporary, weights_only=True, mmap=True)  # or fail now
+        os.replace(temporary, run_dir / "checkpoint.pt")
+    except Exception as error:
+        error.add_note(f"while writing {temporary}; is the disk full?")
+        temporary.unlink(missing_ok=True)
+        raise
     try:
         (run_dir / "args.json").write_text(args)
         write_csv(rows, run_dir / "episodes.csv")
@@ -577,11 +586,11 @@ def set_up(argv: Sequence[str] | None, at_exit: contextlib.ExitStack) -> tuple:
             defaults = TypeAdapter(Args).validate_json(checkpoint["args"])
             args = tyro.cli(Args, args=argv, default=defaults)
         given, expected = f"--env-id {args.env_id}", (gym.error.Error, ModuleNotFoundError)
-        expected += (TypeError,) if args.env_kwargs else ()
+        expected += (Exception,) if args.env_kwargs else ()
         env = at_exit.enter_context(contextlib.closing(make_env(args)))
         if env.has_wrapper_attr("obs_rms") or env.has_wrapper_attr("return_rms"):
             raise gym.error.Error("a wrapper normalises, by statistics that no checkpoint holds")
-        if not (args.max_episode_steps or gym.spec(args.env_id).max_episode_steps):
+        if not (args.max_episode_steps or gym.spec(env.unwrapped.spec.id).max_episode_steps):
             print("no time limit: it is 1,000 steps; see --max-episode-steps", file=sys.stderr)
         screen = sys.platform in ("darwin", "win32") or "DISPLAY" in os.environ
         mode = "rgb_array" if args.capture_video else "human" if args.play and screen else None
@@ -590,7 +599,8 @@ def set_up(argv: Sequence[str] | None, at_exit: contextlib.ExitStack) -> tuple:
             os.environ.setdefault("MUJOCO_GL", "glfw" if screen else "egl")
             env = at_exit.enter_context(contextlib.closing(make_env(args, mode)))
             env.reset(seed=0)
-            env.render()  # fails now, if it does
+            if env.render() is None and args.capture_video:
+                raise ValueError("there is nothing to film")  # now, not after training
         elif args.capture_video:
             raise gym.error.Error("cannot be filmed: it has no render mode rgb_array")
         elif mode:
@@ -645,6 +655,8 @@ def main(argv: Sequence[str] | None = None) -> tuple[Agent, Path]:
                 film = gym.wrappers.RecordVideo(env, f"{run_dir}/videos", lambda episode: True)
                 evaluate(agent, film, args.eval_episodes)
                 film.close()  # writes the last
+        except SystemExit as error:
+            raise RuntimeError("the environment called sys.exit") from error
         except KeyboardInterrupt:
             if not args.play:
                 checkpoint = torch.load(run_dir / "checkpoint.pt", weights_only=True, mmap=True)

@@ -147,6 +147,34 @@ def test_another_environment_of_the_name_of_the_shower(monkeypatch):
     dqn.plot_temperatures(dqn.Agent(env, dqn.Args()), Path("nowhere"))
 
 
+@pytest.mark.parametrize("env_id", ["tests.environments:Truncates-v0", "CartPole"])
+def test_ids_of_all_kinds(env_id):
+    assert run_here(FASTEST, "--env-id", env_id, *SHORT) == 0
+
+
+def test_an_environment_that_exits_is_an_error():
+    gym.register("Exits-v0", lambda: Helped(Discrete(2), SystemExit(0)), max_episode_steps=50)
+    with pytest.raises(RuntimeError, match="called sys.exit"):
+        run_here(FASTEST, "--env-id", "Exits-v0", *SHORT)
+    assert not helpers_that_live()
+
+
+@pytest.mark.parametrize("options", ["map_name 9x9", "no_such 1"])
+def test_wrong_options_of_the_environment(options, capsys):
+    flags = ["--env-id", "FrozenLake-v1", "--env-kwargs", *options.split()]
+    assert run_here(FASTEST, *flags) == 2
+    assert options.split()[1 if "9x9" in options else 0] in capsys.readouterr().err
+
+
+def test_a_disk_that_is_full_keeps_the_last_checkpoint(monkeypatch):
+    assert run_here(FASTEST, *SHORT, "--run-dir", "run") == 0
+    monkeypatch.setattr(torch, "save", lambda state, path: path.write_bytes(b"half"))
+    with pytest.raises(Exception) as caught:
+        run_here(FASTEST, "--resume", "run", "--total-timesteps", 400)
+    assert "is the disk full" in caught.value.__notes__[0]
+    assert load("run")["timestep"] == 200 and not list(Path("run").glob("*.tmp"))
+
+
 def test_options_of_the_environment():
     flags = ["--env-id", "FrozenLake-v1", "--env-kwargs", "is_slippery", "False", "map_name", "8x8"]
     assert run_here(FASTEST, *flags, *SHORT, "--run-dir", "run") == 0

@@ -230,10 +230,12 @@ def test_buffer_wraps_around_is_restored_and_sampled_uniformly():
 
 
 @pytest.mark.parametrize("field", range(4))
-def test_buffer_refuses_what_is_not_finite(field):
-    buffer = ddpg.ReplayBuffer(3, environments.Counter())
+@pytest.mark.parametrize("large", [np.inf, 1e39])
+def test_buffer_refuses_what_is_not_finite(field, large):
+    """In float32."""
+    buffer = ddpg.ReplayBuffer(3, environments.Counter(action=gym.spaces.Box(-1, 1, (1,))))
     transition = [np.zeros(2), np.zeros(1), 1.0, np.zeros(2), False]
-    transition[field] = transition[field] + np.inf
+    transition[field] = transition[field] + large
     with pytest.raises(FloatingPointError, match="transition 0 is not finite"):
         buffer.add(*transition)
     assert buffer.count == 0
