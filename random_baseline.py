@@ -113,7 +113,7 @@ def make_env(args: Args, render_mode: str | None = None) -> gym.Env:
 # ------------------------------------------------------------------------------------------------
 # The harness, the same in every script: it runs `train`, and saves and shows the results.
 
-SCRIPT = Path(__file__).stem
+SCRIPT = Path(globals().get("__file__", "notebook")).stem
 Rows = list[dict[str, Any]]
 copyreg.pickle(deque, lambda x: (deque, (list(x), x.maxlen)))  # as weights_only reads it
 NUMPY = [np.ndarray, np.dtype, np._core.multiarray._reconstruct, np._core.multiarray.scalar]
