@@ -34,21 +34,18 @@ Symbol → name in the code
     T, T_max           → agent.timestep, args.total_timesteps
     γ, β, α, ε         → args.gamma, .entropy_coef, .rmsprop_alpha, .rmsprop_epsilon
 
-Deviations, and the flags that undo them (letter: its first author's values, as muupan's async-rl
-wiki on GitHub reports them)
+Deviations, and the flags that undo them (letter: its first author's, in muupan's async-rl wiki)
     Two workers, longer rollouts: --num-workers 16 --t-max 5
     Rewards are divided by the running deviation of their discounted sums: --no-scale-rewards
     The loss of V weighs less: --value-coef 1 (letter: 0.5)
     η is larger, ε smaller: --learning-rate 7e-4 --rmsprop-epsilon 0.1 (letter)
 
 Deviations without a flag
-    Small networks for vectors, no frames; π and V share no layers. The initial weights are
-        orthogonal, and those of π's last layer small. A time limit is not terminal. Rewards are
-        not clipped, as they are on Atari.
+    Small networks for vectors, no frames; π and V share no layers. Initial weights are orthogonal,
+        those of π's last layer small. Time limits are not terminal, rewards not clipped.
 
 Examples
     python a3c_cartpole.py --num-workers 1    # with one worker, a seed repeats a run
-    python a3c_cartpole.py --env-id LunarLander-v3 --total-timesteps 1000000
     python a3c_cartpole.py --play runs/RUN --best --capture-video
 """
 
