@@ -100,7 +100,7 @@ class Args:
     run_dir: Folder = None  # a new folder for the run; else runs/ENV__SCRIPT__SEED__TIME
     resume: Folder = None  # continue the run in this folder
     play: Folder = None  # play greedy episodes of the run in this folder
-    evaluations: NonNegativeInt = 10  # greedy ones while it trains
+    evaluations: NonNegativeInt = 10  # greedy evaluations in the course of the run
     eval_episodes: PositiveInt = 10  # greedy episodes of each, at the end, and with --play
     checkpoint_every: NonNegativeFloat = 20.0  # seconds between checkpoints, at ends of episodes
     capture_video: bool = False  # film the greedy episodes
@@ -317,8 +317,9 @@ def work(worker: int, agent: Agent, lock: Any, results: Any, go_on: Any) -> None
     own = not_shared(agent)
     with contextlib.closing(make_env(agent.args)) as env:
         for number, row in enumerate(actor_learner(env, agent, worker, lock)):
-            if changed := {} if number else dict(not_shared(agent).items() - own.items()):
-                raise TypeError(f"workers share the agent's buffers only, not {[*changed]}")
+            changed = not_shared(agent).items() - own.items() if number == 0 else ()
+            if changed:
+                raise TypeError(f"workers share the agent's buffers only, not {[*dict(changed)]}")
             results.put((worker, row))
             go_on[worker].acquire()
     os._exit(0)  # whatever threads the environment leaves: `train` has all results

@@ -97,7 +97,7 @@ class Args:
     run_dir: Folder = None  # a new folder for the run; else runs/ENV__SCRIPT__SEED__TIME
     resume: Folder = None  # continue the run in this folder
     play: Folder = None  # play greedy episodes of the run in this folder
-    evaluations: NonNegativeInt = 10  # greedy ones while it trains
+    evaluations: NonNegativeInt = 10  # greedy evaluations in the course of the run
     eval_episodes: PositiveInt = 10  # greedy episodes of each, at the end, and with --play
     checkpoint_every: NonNegativeFloat = 20.0  # seconds between checkpoints, at ends of episodes
     capture_video: bool = False  # film the greedy episodes

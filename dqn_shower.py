@@ -28,14 +28,14 @@ Symbol → name in the code
 
 Deviations from the paper, and the flags that undo them
     Q̂ moves softly, at every step θ⁻ ← τ θ + (1−τ) θ⁻: --tau 1 --target-network-frequency 10000
-    The gradient's error y − Q(s,a;θ) is not clipped to ±1: --huber
+    In the gradient, the error y − Q(s,a;θ) is not clipped to ±1: --huber
     ε ends at 0.05: --epsilon-final 0.1
     Sizes are for tasks of minutes: --batch-size 32 --buffer-size 1000000
     The learning rate falls to 0 over the second half of the run: --learning-rate-final 1
 
 Deviations without a flag
     ε falls from the first step on, over a fifth of the run, and updates begin after 100 steps; the
-        paper first takes 50,000 random actions. In evaluation ε is 0, not 0.05.
+        paper begins with 50,000 frames of random actions. In evaluation ε is 0, not 0.05.
     Observations are vectors, not stacked frames, and the network has two hidden layers of 64
         units. The preprocessing φ only counts the shower's temperature from 38 °C: in raw degrees,
         35 and 41 look much the same to a network.
@@ -98,7 +98,7 @@ class Args:
     run_dir: Folder = None  # a new folder for the run; else runs/ENV__SCRIPT__SEED__TIME
     resume: Folder = None  # continue the run in this folder
     play: Folder = None  # play greedy episodes of the run in this folder
-    evaluations: NonNegativeInt = 10  # greedy ones while it trains
+    evaluations: NonNegativeInt = 10  # greedy evaluations in the course of the run
     eval_episodes: PositiveInt = 10  # greedy episodes of each, at the end, and with --play
     checkpoint_every: NonNegativeFloat = 20.0  # seconds between checkpoints, at ends of episodes
     capture_video: bool = False  # film the greedy episodes
