@@ -133,6 +133,10 @@ FORKS = {  # what takes the place of what
         "noise_scale * noise  #": "(noise_scale + agent.mean.item() + agent.critic.training "
         "+ agent.critic.layers.calls % 3) * noise  #",
     },
+    "numpy": {  # its random numbers would not be those of NumPy's generator
+        "q = self.critic(s, a)\n": "q = self.critic(s, a) + torch.from_numpy("
+        "np.random.normal(size=6)).float()\n",
+    },
     "hook": {INIT: INIT + "        self.critic.layers[0].weight.register_hook(torch.neg)\n"},
     "late": {
         "agent.episode += 1": "agent.episode += 1\n            if agent.episode > 3:"
@@ -213,6 +217,23 @@ def test_what_does_not_compile_stops_with_its_line(name, tmp_path):
 def test_hooks_of_parameters_are_refused_where_they_would_be_ignored(fork):
     with pytest.raises(RuntimeError, match="hooks of parameters do not compile"):
         eager_and_compiled(fork)
+
+
+def test_a_hook_that_comes_late_is_not_ignored():
+    eager, graph, update = eager_and_compiled(ddpg_continuous)
+    for number, batch in enumerate(batches()):
+        if number == 2:
+            for agent in (eager, graph):
+                agent.critic.register_forward_hook(lambda module, given, q: 2 * q + 1)
+        torch.testing.assert_close(update(batch), eager.update(batch), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("fork", ["numpy"], indirect=True)
+def test_random_numbers_of_numpy_are_refused_by_their_line(fork):
+    *_, update = eager_and_compiled(fork)
+    with pytest.raises(Exception, match=r"fork_numpy.py\", line \d+, in update") as caught:
+        update(next(batches()))
+    assert "--no-compile" in caught.value.__notes__[-1]
 
 
 @torch._dynamo.config.patch(recompile_limit=2)
