@@ -105,13 +105,13 @@ def test_without_a_time_limit_episodes_end_all_the_same(limit, capsys):
 
 
 MAX = float(np.finfo(np.float32).max)
-BOUNDS = [  # and what −1, 0, 0.02 and 1 are in them
+BOUNDS = [  # and what −1, 0, 0.016 and 1 are in them
     (Box(-100, 100, (1,), np.int8), [-100, 0, 2, 100]),
     (Box(0, 10, (1,), np.int32), [0, 5, 5, 10]),
-    (Box(-2 * 10**9, 2 * 10**9, (1,), np.int32), [-(2 * 10**9), 0, 4 * 10**7, 2 * 10**9]),
+    (Box(-2 * 10**9, 2 * 10**9, (1,), np.int32), [-(2 * 10**9), 0, 32 * 10**6, 2 * 10**9]),
     (Box(-(2**63), 2**63 - 1, (1,), np.int64), [-(2**63), None, None, 2**63 - 1]),
     (Box(-MAX, MAX, (1,)), [-MAX, 0, None, MAX]),
-    (Box(-1, 3, (1,), np.float64), [-1, 1, 1.04, 3]),
+    (Box(-1, 3, (1,), np.float64), [-1, 1, 1.032, 3]),
 ]
 
 
@@ -120,7 +120,7 @@ def test_actions_meet_bounds_of_all_kinds(space, expected):
     gym.register("Bounds-v0", lambda: Counter(action=space), max_episode_steps=9, order_enforce=0)
     env = ddpg.make_env(ddpg.Args(env_id="Bounds-v0"))
     env.reset()
-    for action, value in zip((-1, 0, 0.02, 1), expected):
+    for action, value in zip((-1, 0, 0.016, 1), expected):
         env.step(np.full(1, action))  # which asserts that the action is in the space
         assert value is None or env.unwrapped.actions[-1] == value
 
