@@ -423,18 +423,12 @@ def make(args: Args, render_mode: str | None = None) -> gym.Env:
     options = args.env_kwargs | ({"render_mode": render_mode} if render_mode else {})
     env = gym.make(args.env_id, max_episode_steps=args.max_episode_steps, **options)
     env = env if env.spec.max_episode_steps else gym.wrappers.TimeLimit(env, 1000)
-    space = env.observation_space
-    if not space.is_np_flattenable:
-        return env
-    if not (isinstance(space, gym.spaces.Box) and len(space.shape) == 1):
+    if env.observation_space.is_np_flattenable:
         env = gym.wrappers.FlattenObservation(env)
-        space = env.observation_space
-    box = gym.spaces.Box(space.low.astype(np.float32), space.high.astype(np.float32))
-
-    def vector(observation: Any) -> np.ndarray:
-        return np.array(observation, np.float32).reshape(box.shape)
-
-    return gym.wrappers.TransformObservation(env, vector, box)
+        low, high = env.observation_space.low, env.observation_space.high
+        box = gym.spaces.Box(low.astype(np.float32), high.astype(np.float32))
+        env = gym.wrappers.TransformObservation(env, np.float32, box)
+    return env
 
 
 def evaluate(agent: Agent, env: gym.Env, episodes: int) -> Rows:
@@ -573,61 +567,63 @@ def learn(env: gym.Env, agent: Agent, rows: Rows, run_dir: Path) -> None:
     plot_learning_curve(rows, run_dir / "learning_curve.png")
 
 
-def set_up(argv: Sequence[str] | None, at_exit: contextlib.ExitStack) -> tuple:
-    """Return the environment, the agent, the rows so far and the run's folder; wrong use ends with
-    one line that names what was given, and exit code 2."""
-    args = tyro.cli(Args, args=argv, description=__doc__)
-    old_run, rows = args.resume or args.play, []
-    given, expected = f"{old_run}: not a run of {SCRIPT}.py", (Exception,)  # of many kinds
+@contextlib.contextmanager
+def usage(given: Any, kinds: Any = Exception) -> Iterator[None]:
+    """Turn errors of some kinds into one line that names what was given, and exit code 2."""
     try:
-        if old_run:  # its arguments are the defaults
-            path = old_run / "checkpoint.pt"
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-            defaults = TypeAdapter(Args).validate_json(checkpoint["args"])
-            args = tyro.cli(Args, args=argv, default=defaults)
-        given, expected = f"--env-id {args.env_id}", (gym.error.Error, ModuleNotFoundError)
-        expected += (Exception,) if args.env_kwargs else ()
-        env = at_exit.enter_context(contextlib.closing(make_env(args)))
-        if env.has_wrapper_attr("obs_rms") or env.has_wrapper_attr("return_rms"):
-            raise gym.error.Error("a wrapper normalises, by statistics that no checkpoint holds")
-        if not (args.max_episode_steps or gym.spec(env.unwrapped.spec.id).max_episode_steps):
-            print("no time limit: it is 1,000 steps; see --max-episode-steps", file=sys.stderr)
-        screen = sys.platform in ("darwin", "win32") or "DISPLAY" in os.environ
-        mode = "rgb_array" if args.capture_video else "human" if args.play and screen else None
-        if mode in env.metadata.get("render_modes", ()):
-            given, expected = "--capture-video" if args.capture_video else "--play", (Exception,)
-            os.environ.setdefault("MUJOCO_GL", "glfw" if screen else "egl")
-            env = at_exit.enter_context(contextlib.closing(make_env(args, mode)))
-            env.reset(seed=0)
-            if env.render() is None and args.capture_video:
-                raise ValueError("there is nothing to film")  # now, not after training
-        elif args.capture_video:
-            raise gym.error.Error("cannot be filmed: it has no render mode rgb_array")
-        elif mode:
-            print(f"nothing is shown: there is no render mode {mode}", file=sys.stderr)
-        given, expected = "memory (a smaller --buffer-size needs less)", (MemoryError,)
-        agent = Agent(env, args)
-        name = f"{args.env_id}__{SCRIPT}__{args.seed}__{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
-        run_dir = old_run or args.run_dir or Path("runs", re.sub(r"[/:]", "-", name))
-        if args.track:  # before the folder is made: the user may have to log in
-            import wandb
-
-            given, expected = "--track", (Exception,)
-            run_id = re.sub(r"[^\w.-]", "-", "-".join(run_dir.absolute().parts[-2:]))
-            project = os.environ.get("WANDB_PROJECT", "minimal-rl")
-            resume = "allow" if old_run else "never"
-            wandb.init(project=project, name=run_id, id=run_id, resume=resume, config=vars(args))
-        given, expected = run_dir, (Exception,)
-        if old_run:
-            rows = load(agent, run_dir)
-        else:
-            given, expected = f"--run-dir {run_dir}", (OSError,)
-            run_dir.mkdir(parents=True)
-    except expected as error:
+        yield
+    except kinds as error:
         what = " ".join(str(error).splitlines()[:2]) or repr(error)  # some go on for pages
         print(f"{SCRIPT}.py: error: {given}: {what}", file=sys.stderr)
         raise SystemExit(2) from None
-    return env, agent, rows, run_dir
+
+
+def parse_args(argv: Sequence[str] | None) -> Args:
+    """Read the command line; the defaults are those of the run to go on with, if there is one."""
+    args = tyro.cli(Args, args=argv, description=__doc__)
+    if run_dir := args.resume or args.play:
+        with usage(f"{run_dir}: not a run of {SCRIPT}.py"):
+            path = run_dir / "checkpoint.pt"
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            defaults = TypeAdapter(Args).validate_json(checkpoint["args"])
+            args = tyro.cli(Args, args=argv, default=defaults)
+    return args
+
+
+def open_env(args: Args, at_exit: contextlib.ExitStack) -> gym.Env:
+    """Make the environment, filmed or in a window if that is asked for; it is closed at exit."""
+    kinds = Exception if args.env_kwargs else (gym.error.Error, ModuleNotFoundError)
+    with usage(f"--env-id {args.env_id}", kinds):
+        env = at_exit.enter_context(contextlib.closing(make_env(args)))
+        if env.has_wrapper_attr("obs_rms") or env.has_wrapper_attr("return_rms"):
+            raise gym.error.Error("a wrapper normalises, by statistics that no checkpoint holds")
+    if not (args.max_episode_steps or gym.spec(env.unwrapped.spec.id).max_episode_steps):
+        print("no time limit: it is 1,000 steps; see --max-episode-steps", file=sys.stderr)
+    screen = sys.platform in ("darwin", "win32") or "DISPLAY" in os.environ
+    os.environ.setdefault("MUJOCO_GL", "glfw" if screen else "egl")
+    modes = env.metadata.get("render_modes", ())
+    if args.capture_video:
+        with usage("--capture-video"):
+            env = at_exit.enter_context(contextlib.closing(make_env(args, "rgb_array")))
+            env.reset(seed=0)
+            if np.ndim(env.render()) != 3:  # find out now, not after training
+                raise ValueError("the environment's render mode rgb_array gives no pictures")
+    elif args.play and screen and "human" in modes:
+        with usage("--play"):
+            env = at_exit.enter_context(contextlib.closing(make_env(args, "human")))
+    elif args.play:
+        print("nothing is shown, without a screen or a render mode human", file=sys.stderr)
+    return env
+
+
+def start_tracking(args: Args, run_dir: Path) -> None:
+    """Log in to Weights & Biases and name the run after its folder."""
+    import wandb
+
+    run_id = re.sub(r"[^\w.-]", "-", "-".join(run_dir.absolute().parts[-2:]))
+    project = os.environ.get("WANDB_PROJECT", "minimal-rl")
+    resume = "allow" if args.resume or args.play else "never"
+    wandb.init(project=project, name=run_id, id=run_id, resume=resume, config=vars(args))
 
 
 def main(argv: Sequence[str] | None = None) -> tuple[Agent, Path]:
@@ -641,8 +637,22 @@ def main(argv: Sequence[str] | None = None) -> tuple[Agent, Path]:
     with contextlib.suppress(ValueError):  # only the main thread may
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # does what Ctrl-C does
     with contextlib.ExitStack() as at_exit:
-        env, agent, rows, run_dir = set_up(argv, at_exit)
-        args = agent.args
+        args = parse_args(argv)
+        env = open_env(args, at_exit)
+        with usage("memory (a smaller --buffer-size needs less)", MemoryError):
+            agent = Agent(env, args)
+        name = f"{args.env_id}__{SCRIPT}__{args.seed}__{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
+        new_run = args.run_dir or Path("runs", re.sub(r"[/:]", "-", name))
+        run_dir, rows = args.resume or args.play or new_run, []
+        if args.track:
+            with usage("--track"):  # before the folder is made
+                start_tracking(args, run_dir)
+        if run_dir == new_run:
+            with usage(f"--run-dir {run_dir}", OSError):
+                run_dir.mkdir(parents=True)
+        else:
+            with usage(run_dir):
+                rows = load(agent, run_dir)
         try:
             if not args.play:
                 print(f"the run is in {run_dir}", file=sys.stderr)

@@ -81,6 +81,19 @@ class Helped(Counter):
         self.process.join()
 
 
+class Grey(Counter):
+    """Renders pictures without colours, which cannot be filmed."""
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
+
+    def __init__(self, render_mode=None):
+        super().__init__()
+        self.render_mode = render_mode
+
+    def render(self):
+        return np.zeros((8, 8), np.uint8)
+
+
 def box(low, high):
     return Box(np.array(low, np.float32), np.array(high, np.float32))
 
@@ -138,4 +151,5 @@ class Mortal(gym.Wrapper):
 
 
 gym.register("HelpedDiscrete-v0", lambda: Helped(Discrete(2)), max_episode_steps=20)
+gym.register("Grey-v0", Grey, max_episode_steps=20)
 gym.register("Mortal-v0", lambda: Mortal(gym.make("CartPole-v1")))

@@ -198,8 +198,7 @@ def test_offline_tracking(monkeypatch):
 def test_without_tracking_wandb_is_not_imported(monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)  # to import it is an error
     assert run_here(FASTEST, *RUN) == 0
-    with pytest.raises(ImportError):
-        run_here(FASTEST, *RUN, "--run-dir", "tracked", "--track")
+    assert run_here(FASTEST, *RUN, "--run-dir", "tracked", "--track") == 2
 
 
 def test_sweep_runs_offline_as_its_agent_starts_it(tmp_path):
@@ -387,9 +386,24 @@ def test_wrong_use(script, capsys):
         check_usage_error(script, ["--total-timesteps", "20000", *flags.split()], named, capsys)
 
 
-def test_what_cannot_be_filmed(capsys):
-    flags = ["--env-id", "tests.environments:Terminates-v0", "--capture-video"]
-    check_usage_error(FASTEST, flags, "Terminates-v0.*cannot be filmed", capsys)
+@pytest.mark.parametrize("env_id", ["Terminates-v0", "Grey-v0"])
+def test_what_cannot_be_filmed(env_id, capsys):
+    flags = ["--env-id", f"tests.environments:{env_id}", "--capture-video"]
+    check_usage_error(FASTEST, flags, "--capture-video", capsys)
+
+
+@pytest.mark.parametrize(("terminal", "seconds"), [(True, 0.1), (False, 30)])
+def test_a_log_file_gets_a_line_every_half_minute(terminal, seconds, monkeypatch):
+    intervals, bar = [], random_baseline.tqdm
+
+    def spy(**options):
+        intervals.append(options["mininterval"])
+        return bar(**options)
+
+    monkeypatch.setattr(random_baseline, "tqdm", spy)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    assert run_here(FASTEST, *RUN) == 0
+    assert intervals == [seconds]
 
 
 def test_an_error_of_an_environment_is_shown_with_its_traceback():
