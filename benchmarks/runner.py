@@ -124,13 +124,16 @@ def run_all(
 
 
 def seed_row(experiment: Experiment, run_dir: Path) -> dict[str, Any]:
-    """Return what is told of a finished run; the environment itself says what solves it."""
+    """Return what is told of a finished run. It is solved at the first of those greedy evaluations
+    that end the run and all reach the return at which the environment itself counts as solved."""
     evaluation = pd.read_csv(run_dir / "evaluation.csv")["return"]
     episodes = pd.read_csv(run_dir / "episodes.csv")
     returns = episodes["return"]
     spec = gym.registry.get(experiment.env_id)
     threshold = getattr(spec, "reward_threshold", None) or np.inf
-    solved = episodes[returns.rolling(100).mean() >= threshold - 1e-9].head(1)
+    evaluated = episodes.dropna(subset="evaluation")
+    missed_later = (evaluated["evaluation"] < threshold - 1e-9)[::-1].cumsum()[::-1]
+    solved = evaluated[missed_later == 0].head(int(evaluation.mean() >= threshold - 1e-9))
     return {
         "experiment": experiment.name,
         "flags": experiment.flags,
@@ -182,17 +185,19 @@ def collect(experiments: Iterable[Experiment], runs: Path, results: Path, name: 
         rows = pd.DataFrame([seed_row(*run) for run in finished])
         put_rows(results / f"{name}.csv", rows)
         put_rows(results / f"{name}_curves.csv", pd.concat([curve_rows(*run) for run in finished]))
-        print(summarise(rows)[["seeds", "iqm", "low", "high", "lowest seed"]].round(2).to_string())
+        print(
+            summarise(rows)[["seeds", "centre", "low", "high", "lowest seed"]].round(2).to_string()
+        )
 
 
-def bootstrap_interval(values: np.ndarray) -> tuple[float, float]:
-    """Return the ends of the 95 % bootstrap interval of the interquartile mean (percentiles; of few
-    seeds it is too narrow, of one it has no width)."""
-    if len(values) == 1:
-        return values[0], values[0]
+def centre_and_range(values: np.ndarray) -> tuple[float, float, float]:
+    """Return the interquartile mean of 8 or more seeds, and the ends of its 95 % bootstrap interval
+    (percentiles); of fewer, which are too few for either, their mean, lowest and highest."""
+    if len(values) < 8:
+        return values.mean(), values.min(), values.max()
     options = {"n_resamples": 5000, "method": "percentile", "rng": 0}
     found = stats.bootstrap((values,), interquartile_mean, **options).confidence_interval
-    return found.low, found.high
+    return interquartile_mean(values), found.low, found.high
 
 
 def summarise(rows: pd.DataFrame) -> pd.DataFrame:
@@ -213,8 +218,7 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
     }
     table = rows.agg(**columns)
     scores = [seeds.to_numpy(float) for _, seeds in rows["evaluation_mean"]]
-    table["iqm"] = [interquartile_mean(values) for values in scores]
-    table[["low", "high"]] = [bootstrap_interval(values) for values in scores]
+    table[["centre", "low", "high"]] = [centre_and_range(values) for values in scores]
     return table
 
 

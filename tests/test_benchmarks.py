@@ -4,6 +4,7 @@ import importlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -72,8 +73,10 @@ def test_summaries_follow_from_the_seeds(name):
         quarter = len(values) // 4
         assert (row["seeds"], row["lowest seed"]) == (len(values), values[0])
         assert row["greedy return"] == pytest.approx(values.mean())
-        assert row["iqm"] == pytest.approx(values[quarter : len(values) - quarter].mean())
-        ordered = [values[0], row["low"], row["iqm"], row["high"], values[-1]]
+        if len(values) >= 8:
+            values = values[quarter : len(values) - quarter]
+        assert row["centre"] == pytest.approx(values.mean())
+        ordered = [row["lowest seed"], row["low"], row["centre"], row["high"]]
         assert (np.diff(ordered) > -1e-9).all()
 
 
@@ -115,27 +118,31 @@ def test_every_speed_of_ours_is_a_command_line_that_its_script_takes():
 # --- The arithmetic
 
 
-def write_run(run_dir, returns, length):
-    """Write the CSV files of a run with these training returns."""
+def write_run(run_dir, returns, length, last=475.0):
+    """Write the CSV files of a run with these returns; each 20th is an evaluation, too."""
     run_dir.mkdir(parents=True)
     episodes = np.arange(1, len(returns) + 1)
     columns = {"episode": episodes, "timestep": episodes * length, "seconds": episodes / 2}
     rows = pd.DataFrame(columns | {"return": returns, "length": length})
+    rows.loc[episodes % 20 == 0, "evaluation"] = rows["return"]
     rows.to_csv(run_dir / "episodes.csv", index=False)
-    pd.DataFrame({"return": [5.0, 9.0]}).to_csv(run_dir / "evaluation.csv", index=False)
+    pd.DataFrame({"return": [last - 2, last + 2]}).to_csv(run_dir / "evaluation.csv", index=False)
 
 
 def test_row_and_curve_of_a_seed(tmp_path):
     experiment = Experiment("", "dqn_shower", "CartPole-v1", 2000, [3, 4], 2)
     one, other = experiment.run_dirs(tmp_path)
-    write_run(one, [400.0] * 100 + [500.0] * 100, 10)  # their mean is 475 after 175
+    write_run(one, [500.0] * 50 + [400.0] * 50 + [500.0] * 100, 10)
     row = runner.seed_row(experiment, one)
-    assert (row["seed"], row["evaluation_mean"], row["evaluation_min"]) == (3, 7.0, 5.0)
+    assert (row["seed"], row["evaluation_mean"], row["evaluation_min"]) == (3, 475.0, 473.0)
     assert (row["training_mean_61_to_100"], row["training_mean_last_100"]) == (400.0, 500.0)
-    assert (row["solved_timesteps"], row["solved_seconds"]) == (1750, 87.5)
+    assert (row["solved_timesteps"], row["solved_seconds"]) == (1200, 60)
     curve = runner.curve_rows(experiment, one)
     assert list(curve["timestep"]) == list(range(40, 2001, 40))
     assert list(curve["return"][23:28]) == [400, 400, 440, 480, 500]
+    write_run(other, [500.0] * 40, 50, last=474.0)  # it was solved, but not at the end
+    assert pd.isna(runner.seed_row(experiment, other)["solved_timesteps"])
+    shutil.rmtree(other)
     write_run(other, [1.0, 2.0], 500)
     curve = runner.curve_rows(experiment, other)
     assert list(curve["timestep"][:1]) == [520]  # no point before the first episode has ended
@@ -155,10 +162,10 @@ def test_interval():
     assert runner.interquartile_mean(np.array([-100.0, 1, 2, 3, 4, 5, 6, 900])) == 3.5
     covered = 0
     for _ in range(50):  # the interquartile mean of a normal distribution is its mean
-        low, high = runner.bootstrap_interval(rng.normal(7.0, 2.0, 30))
+        _, low, high = runner.centre_and_range(rng.normal(7.0, 2.0, 30))
         covered += low <= 7.0 <= high
     assert covered >= 43  # 95 % of 50 is 47.5
-    assert runner.bootstrap_interval(np.array([4.0])) == (4.0, 4.0)
+    assert runner.centre_and_range(np.array([4.0, 1.0, 1.0])) == (2.0, 1.0, 4.0)
 
 
 # --- The runs

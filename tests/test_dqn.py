@@ -11,7 +11,7 @@ import torch
 from gymnasium.utils.env_checker import check_env
 
 import dqn_shower as dqn
-from benchmarks import shower_optimum as optimum
+from benchmarks import optimum
 from tests.conftest import ROOT, each_device, import_fork, read_csv
 from tests.oracle import backward, first_adam_step, forward, make_batch, parameters
 
@@ -213,10 +213,11 @@ def test_the_shower_is_seen_from_38_degrees():
 
 def test_it_learns_the_shower_to_the_exact_optimum(tmp_path):
     agent, run_dir = dqn.main(["--run-dir", "run", "--seed", "21"])
-    policy = optimum.learned_q(run_dir).argmax(1)
-    best = optimum.optimal_q()[range(101), policy] > optimum.optimal_q().max(axis=1) - 1e-6
-    assert best[35:42].all(), policy[35:42]
-    assert optimum.policy_return(policy) == optimum.optimal_return()
+    name, table, q = optimum.learned(run_dir)
+    policy, exact = q.argmax(1), table.optimal_q()
+    best = exact[range(101), policy] > exact.max(axis=1) - 1e-6
+    assert name == "Shower-v0" and best[35:42].all(), policy[35:42]
+    assert table.expected_return(policy) == pytest.approx(414 / 7, abs=1e-9)
     assert np.mean([float(row["return"]) for row in read_csv(run_dir, "evaluation.csv")]) > 55
     dqn.plot_temperatures(agent, tmp_path)
     assert (tmp_path / "temperatures.png").read_bytes().startswith(b"\x89PNG")
