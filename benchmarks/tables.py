@@ -1,4 +1,4 @@
-"""Write the tables of README.md and of benchmarks/README.md, so that no number is copied by hand:
+"""Write the tables of README.md and of benchmarks/README.md, so that nothing is copied by hand:
 
     python benchmarks/tables.py
 
@@ -6,10 +6,12 @@ Each table stands between two comments, <!-- NAME --> and <!-- end of NAME -->. 
 pages to what this would write.
 """
 
+import inspect
 import re
 import sys
 from functools import cache, partial
 from pathlib import Path
+from textwrap import dedent
 
 import gymnasium as gym
 import pandas as pd
@@ -18,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import page
 from benchmarks.runner import RESULTS, ROOT, read_experiments, read_rows, split_names, summarise
+from ddpg_continuous import Agent
 
 PAGES = (ROOT / "README.md", ROOT / "benchmarks" / "README.md")
 SCORE = "greedy return: IQM [95 % interval]"
@@ -114,7 +117,12 @@ def algorithm(script: str) -> str:
     return "\n".join(f"| {paper} | {code} |" for paper, code in rows)
 
 
-TABLES = {table.__name__: table for table in (overview, speed, speeds)}  # what returns each
+def update() -> str:
+    """DDPG's method `update`."""
+    return f"```python\n{dedent(inspect.getsource(Agent.update))}```"
+
+
+TABLES = {table.__name__: table for table in (overview, speed, speeds, update)}  # what returns each
 TABLES |= {name: partial(learned, name) for name in ("learning", "tutorials", "cheetah", "forks")}
 TABLES |= {
     "algorithm": partial(algorithm, "ddpg_continuous"),
