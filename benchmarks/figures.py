@@ -18,8 +18,7 @@ def draw_learning(results: Path, experiments: Iterable[Experiment]) -> None:
     chosen = [e for e in experiments if e.script != "random_baseline" and e.name in names]
     if not chosen:
         return
-    rows = read_rows(results / "learning.csv")
-    random = rows[rows["experiment"].str.startswith("random")]
+    random = read_rows(results / "learning.csv").query("experiment.str.startswith('random')")
     random = dict(zip(split_names(random["experiment"])["environment"], random["evaluation_mean"]))
     curves = pd.concat([curves[curves["experiment"] == e.name] for e in chosen])
     axes = {"x": "timestep", "y": "return"}

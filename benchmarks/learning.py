@@ -75,8 +75,7 @@ def main() -> None:
         draw_ablations(results)
     else:
         draw_learning(results, [e for e in found if e.group in ("learning", "quick", "script")])
-    if failures:
-        sys.exit("\n".join(f"failed: {failure}" for failure in failures))
+    sys.exit("\n".join(f"failed: {failure}" for failure in failures) or None)
 
 
 if __name__ == "__main__":

@@ -175,12 +175,8 @@ def put_rows(path: Path, rows: pd.DataFrame) -> None:
 
 def collect(experiments: Iterable[Experiment], runs: Path, results: Path, name: str) -> None:
     """Write NAME.csv, a row a seed, and NAME_curves.csv, of the finished runs; print a summary."""
-    finished = [
-        (experiment, run_dir)
-        for experiment in experiments
-        for run_dir in experiment.run_dirs(runs)
-        if (run_dir / "evaluation.csv").exists() and is_current(experiment, run_dir)
-    ]
+    runs = [(e, run_dir) for e in experiments for run_dir in e.run_dirs(runs)]
+    finished = [run for run in runs if (run[1] / "evaluation.csv").exists() and is_current(*run)]
     if finished:
         rows = pd.DataFrame([seed_row(*run) for run in finished])
         put_rows(results / f"{name}.csv", rows)
@@ -203,20 +199,15 @@ def centre_and_range(values: np.ndarray) -> tuple[float, float, float]:
 def summarise(rows: pd.DataFrame) -> pd.DataFrame:
     """Sum up each experiment's seeds; the score is the greedy return after the last step."""
     rows = rows.groupby("experiment", sort=False)
-    columns = {
-        "flags": ("flags", "first"),
-        "seeds": ("seed", "size"),
-        "greedy return": ("evaluation_mean", "mean"),
-        "lowest seed": ("evaluation_mean", "min"),
-        "training, episodes 61–100": ("training_mean_61_to_100", "mean"),
-        "last 100 episodes, lowest seed": ("training_mean_last_100", "min"),
-        "solved": ("solved_timesteps", "count"),
-        "solved after steps, median": ("solved_timesteps", "median"),
-        "slowest seed, steps": ("solved_timesteps", "max"),
-        "solved after seconds, median": ("solved_seconds", "median"),
-        "seconds": ("seconds", "median"),
-    }
-    table = rows.agg(**columns)
+    table = rows.agg(flags=("flags", "first"), seeds=("seed", "size"))
+    table["seconds"] = rows["seconds"].median()
+    table[["greedy return", "lowest seed"]] = rows["evaluation_mean"].agg(["mean", "min"])
+    table["training, episodes 61–100"] = rows["training_mean_61_to_100"].mean()
+    table["last 100 episodes, lowest seed"] = rows["training_mean_last_100"].min()
+    table["solved"] = rows["solved_timesteps"].count()
+    table["solved after steps, median"] = rows["solved_timesteps"].median()
+    table["slowest seed, steps"] = rows["solved_timesteps"].max()
+    table["solved after seconds, median"] = rows["solved_seconds"].median()
     scores = [seeds.to_numpy(float) for _, seeds in rows["evaluation_mean"]]
     table[["centre", "low", "high"]] = [centre_and_range(values) for values in scores]
     return table

@@ -9,7 +9,6 @@ compared take turns, so that a noisy machine is noisy for all. The first tenth o
 the update is compiled, does not count. What is not there (CUDA, CleanRL, RLtools) is left out.
 """
 
-import importlib
 import importlib.util
 import os
 import resource
@@ -91,16 +90,14 @@ def run_ours(script: str, *flags: str) -> Found:
     return found | {"updates": len(updates), "parameters": parameters(agent)}
 
 
-def run_sb3(
-    algorithm: str, env_id: str, steps: int, environments: int = 1, **options: Any
-) -> Found:
+def run_sb3(algorithm: str, env_id: str, steps: int, n_envs: int = 1, **options: Any) -> Found:
     """Train Stable-Baselines3's agent (DDPG without noise, which is less work)."""
     import stable_baselines3
     import torch
     from stable_baselines3.common.env_util import make_vec_env
 
     torch.set_flush_denormal(True)
-    envs = make_vec_env(env_id, environments, seed=1)
+    envs = make_vec_env(env_id, n_envs, seed=1)
     model = getattr(stable_baselines3, algorithm)("MlpPolicy", envs, device="cpu", **options)
     marks = [(time.perf_counter(), 0)]
 

@@ -1,4 +1,4 @@
-"""Write the tables of README.md and of benchmarks/README.md, so that no number is copied by hand:
+"""Write the tables of README.md and of benchmarks/README.md, so that nothing is copied by hand:
 
     python benchmarks/tables.py
 
@@ -6,16 +6,21 @@ Each table stands between two comments, <!-- NAME --> and <!-- end of NAME -->. 
 pages to what this would write.
 """
 
+import inspect
+import re
 import sys
 from functools import cache, partial
 from pathlib import Path
+from textwrap import dedent
 
 import gymnasium as gym
 import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks import page
 from benchmarks.runner import RESULTS, ROOT, read_experiments, read_rows, split_names, summarise
+from ddpg_continuous import Agent
 
 PAGES = (ROOT / "README.md", ROOT / "benchmarks" / "README.md")
 SCORE = "greedy return: IQM [95 % interval]"
@@ -76,11 +81,6 @@ def overview() -> pd.DataFrame:
     return table.join(learned("learning", "random"))
 
 
-def solved() -> pd.DataFrame:
-    """The experiments whose environment itself says at which mean of 100 episodes it is solved."""
-    return learned("learning").query("`solved at` != ''")
-
-
 @cache
 def speeds() -> pd.DataFrame:
     """Return all columns of the tables that come of speed.csv, a measurement a row."""
@@ -105,66 +105,61 @@ def speed() -> pd.DataFrame:
     return wide.rename_axis("steps/s").reset_index()
 
 
-def algorithm() -> pd.DataFrame:
-    """Algorithm 1 of the DDPG paper beside the code, found by the first words of both."""
-    lines = [line.strip() for line in (ROOT / "ddpg_continuous.py").read_text().splitlines()]
+def algorithm(script: str) -> str:
+    """The algorithm of a script's paper beside the code, both without comments."""
 
-    def whole(words: str) -> str:
-        (line,) = [line for line in lines if line.startswith(words)]  # once, or it is an error
-        return "`" + line.split("  # ")[0].replace("|", "\\|") + "`"
+    def cell(*lines: str) -> str:
+        texts = (line.strip().split("  # ")[0].replace("|", "\\|") for line in lines)
+        return "<br>".join(f"`{text}`" for text in texts)
 
-    pairs = pd.read_csv(ROOT / "benchmarks" / "algorithm.csv").groupby("paper", sort=False)["code"]
-    rows = [(whole(paper), "<br>".join(map(whole, code))) for paper, code in pairs]
-    return pd.DataFrame(rows, columns=["Algorithm 1", "`ddpg_continuous.py`"])
+    rows = [(re.search(r"Algorithm \w+", page.read(script))[0], f"`{script}.py`"), ("---", "---")]
+    rows += [(cell(line), cell(*code.values())) for line, code in page.pairs(script)]
+    return "\n".join(f"| {paper} | {code} |" for paper, code in rows)
 
 
-TABLES = {  # name: what returns it, and the columns shown
-    "overview": (
-        overview,
-        f"file; paper; lines + harness; environment; seconds; {SCORE}; {REFERENCE}",
-    ),
-    "learning": (
-        partial(learned, "learning"),
-        f"script; environment; steps; seeds; {SCORE}; lowest seed; random; {REFERENCE}; minutes",
-    ),
-    "solved": (
-        solved,
-        "script; environment; steps; solved at; seeds that solved it; solved after steps, median; "
-        "slowest seed, steps; solved after seconds, median; last 100 episodes, lowest seed",
-    ),
-    "tutorials": (
-        partial(learned, "tutorials"),
-        f"label; environment; flags; seeds; greedy return; training, episodes 61–100; {REFERENCE}",
-    ),
-    "cheetah": (partial(learned, "cheetah"), f"label; flags; seeds; {SCORE}; lowest seed"),
-    "forks": (partial(learned, "forks"), f"script; environment; steps; {SCORE}; {REFERENCE}"),
-    "ablations": (
-        partial(results, "ablations"),
-        f"script; environment; variant; flags; {SCORE}; lowest seed; solved after seconds, median",
-    ),
-    "speed": (speed, None),
-    "speeds": (speeds, None),
-    "algorithm": (algorithm, None),
+def update() -> str:
+    """DDPG's method `update`."""
+    return f"```python\n{dedent(inspect.getsource(Agent.update))}```"
+
+
+TABLES = {table.__name__: table for table in (overview, speed, speeds, update)}  # what returns each
+TABLES |= {name: partial(learned, name) for name in ("learning", "tutorials", "cheetah", "forks")}
+TABLES |= {
+    "algorithm": partial(algorithm, "ddpg_continuous"),
+    "algorithm_dqn": partial(algorithm, "dqn_shower"),
+    "algorithm_a3c": partial(algorithm, "a3c_cartpole"),
+    "solved": lambda: learned("learning").query("`solved at` != ''"),
+    "ablations": partial(results, "ablations"),
+}
+COLUMNS = {  # those shown, of tables that have more
+    "overview": f"file; paper; lines + harness; environment; seconds; {SCORE}; {REFERENCE}",
+    "learning": f"script; environment; steps; seeds; {SCORE}; lowest seed; random; {REFERENCE}; "
+    "minutes",
+    "solved": "script; environment; steps; solved at; seeds that solved it; solved after steps, "
+    "median; slowest seed, steps; solved after seconds, median; last 100 episodes, lowest seed",
+    "tutorials": "label; environment; flags; seeds; greedy return; training, episodes 61–100; "
+    + REFERENCE,
+    "cheetah": f"label; flags; seeds; {SCORE}; lowest seed",
+    "forks": f"script; environment; steps; {SCORE}; {REFERENCE}",
+    "ablations": f"script; environment; variant; flags; {SCORE}; lowest seed; "
+    "solved after seconds, median",
 }
 
 
-def fill_in(page: str) -> str:
-    """Return a page with the tables that it marks as they should be."""
-    for name, (function, columns) in TABLES.items():
-        before, mark, rest = page.partition(f"<!-- {name} -->\n")
+def fill_in(text: str) -> str:
+    """Return a page's text with the tables that it marks as they should be."""
+    for name, function in TABLES.items():
+        before, mark, rest = text.partition(f"<!-- {name} -->\n")
         if mark:
             _, end, after = rest.partition(f"<!-- end of {name} -->")
-            table = function()[columns.split("; ")] if columns else function()
-            text = table.to_markdown(index=False, disable_numparse=True)
-            page = f"{before}{mark}\n{text}\n\n{end}{after}"
-    return page
-
-
-def main() -> None:
-    """Rewrite both pages."""
-    for page in PAGES:
-        page.write_text(fill_in(page.read_text()))
+            table = function()
+            if isinstance(table, pd.DataFrame):
+                table = table[COLUMNS[name].split("; ")] if name in COLUMNS else table
+                table = table.to_markdown(index=False, disable_numparse=True)
+            text = f"{before}{mark}\n{table}\n\n{end}{after}"
+    return text
 
 
 if __name__ == "__main__":
-    main()
+    for path in PAGES:
+        path.write_text(fill_in(path.read_text()))
