@@ -23,7 +23,6 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from timeit import timeit
 from types import SimpleNamespace
 from typing import Any
 
@@ -65,7 +64,7 @@ def speeds(marks: list[tuple[float, int]], steps: int, who: int = resource.RUSAG
 
 def parameters(agent: Any) -> int:
     """Return how many an agent's networks have, ours or SB3's."""
-    names = {"actor", "critic", "q_network", "q_net"} & vars(agent).keys()
+    names = [x for x in ("actor", "critic", "q_network", "q_net") if hasattr(agent, x)]
     return sum(p.numel() for name in names for p in getattr(agent, name).parameters())
 
 
@@ -90,15 +89,20 @@ def run_ours(script: str, *flags: str) -> Found:
     return found | {"updates": len(updates), "parameters": parameters(agent)}
 
 
-def run_sb3(algorithm: str, env_id: str, steps: int, n_envs: int = 1, **options: Any) -> Found:
-    """Train Stable-Baselines3's agent (DDPG without noise, which is less work)."""
-    import stable_baselines3
+def run_sb3(algorithm: str, env_id: str, steps: int, library: str, **options: Any) -> Found:
+    """Train an agent of Stable-Baselines3, or of SBX, the same in JAX; DDPG's with our noise."""
+    import numpy as np
     import torch
     from stable_baselines3.common.env_util import make_vec_env
+    from stable_baselines3.common.noise import OrnsteinUhlenbeckActionNoise
 
     torch.set_flush_denormal(True)
-    envs = make_vec_env(env_id, n_envs, seed=1)
-    model = getattr(stable_baselines3, algorithm)("MlpPolicy", envs, device="cpu", **options)
+    envs = make_vec_env(env_id, options.pop("n_envs", 1), seed=1)
+    if algorithm == "DDPG":
+        zeros = np.zeros(envs.action_space.shape)
+        options["action_noise"] = OrnsteinUhlenbeckActionNoise(zeros, zeros + 0.5, dt=1)
+    agent = getattr(importlib.import_module(library), algorithm)
+    model = agent("MlpPolicy", envs, device="cpu", **options)
     marks = [(time.perf_counter(), 0)]
 
     def mark(*_: Any) -> bool:
@@ -106,7 +110,13 @@ def run_sb3(algorithm: str, env_id: str, steps: int, n_envs: int = 1, **options:
         return True
 
     model.learn(steps, callback=mark, log_interval=10**9)
-    return speeds(marks, steps) | {"updates": model._n_updates, "parameters": parameters(model)}
+    size = parameters(model)
+    if library == "sbx":
+        import jax
+
+        states = [x for x in vars(model.policy).values() if hasattr(x, "target_params")]
+        size = sum(p.size for state in states for p in jax.tree.leaves(state.params))
+    return speeds(marks, steps) | {"updates": model._n_updates, "parameters": size}
 
 
 def run_cleanrl(checkout: Path, script: str, *flags: str) -> Found:
@@ -144,40 +154,15 @@ def run_rltools(**options: Any) -> Found:
     return found | {"evaluation_mean": sum(row["return"] for row in rows) / 50}
 
 
-def run_environment(env_id: str, steps: int) -> Found:
-    """Step through the environment, and do nothing else."""
-    import gymnasium as gym
-
-    env = gym.make(env_id)
-    env.reset(seed=1)
-    seconds = timeit(lambda: any(env.step(0)[2:4]) and env.reset(), number=steps)
-    return {"steps_per_second": steps / seconds, "memory": memory()}
-
-
-def use_buffer(transitions: int) -> Found:
-    """Add to a full replay buffer of Pendulum's size, and draw a minibatch of 64, again and again;
-    the memory is that of the buffer alone."""
-    import gymnasium as gym
-    import numpy as np
-
-    from ddpg_continuous import ReplayBuffer
-
-    rng, buffer = np.random.default_rng(0), ReplayBuffer(transitions, gym.make("Pendulum-v1"))
-    transition = np.ones(3, np.float32), np.ones(1, np.float32), 1.0, np.ones(3, np.float32), False
-    buffer.data.view(np.float32)[:] = 1.0
-    buffer.count = transitions
-    calls = timeit(lambda: (buffer.add(*transition), buffer.sample(64, rng, "cpu")), number=20_000)
-    return {"steps_per_second": 20_000 / calls, "memory": buffer.data.nbytes / 1e6}
-
-
 def measure(implementation: str, given: str | dict[str, Any], cleanrl: Path | None) -> Found:
     """Do a measurement of speed.toml, in which a command line is given, or options."""
     if implementation == "CleanRL":
         return run_cleanrl(cleanrl, *given.split())
     if isinstance(given, str):
         return run_ours(*given.split())
-    functions = {"SB3": run_sb3, "RLtools": run_rltools, "environment": run_environment}
-    return functions.get(implementation, use_buffer)(**given)
+    if implementation == "RLtools":
+        return run_rltools(**given)
+    return run_sb3(library={"SB3": "stable_baselines3", "SBX": "sbx"}[implementation], **given)
 
 
 def in_new_process(function: Callable[..., Any], *args: Any) -> Any:
@@ -202,7 +187,7 @@ def main() -> None:
     import tyro
 
     args = tyro.cli(Args, description=__doc__)
-    os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ["OMP_NUM_THREADS"] = os.environ["NPROC"] = "1"  # the second is for XLA
     cases = tomllib.loads((ROOT / "benchmarks" / "speed.toml").read_text())
     rltools = importlib.util.find_spec("rltools")
     there = {"CUDA": shutil.which("nvidia-smi"), "CleanRL": args.cleanrl, "RLtools": rltools}

@@ -10,6 +10,7 @@ import inspect
 import re
 import sys
 from functools import cache, partial
+from html import escape
 from pathlib import Path
 from textwrap import dedent
 
@@ -47,7 +48,7 @@ def results(name: str) -> pd.DataFrame:
     table = found.drop(columns=["flags", "seeds", "solved", "seconds"]).map(number)
     table = table.join(split_names(found.index).set_index(found.index))
     interval = " [" + table["low"] + ", " + table["high"] + "]"
-    table[SCORE] = table["iqm"] + interval.where(found["seeds"] > 1, "")
+    table[SCORE] = table["centre"] + interval.where(found["seeds"] > 1, "")
     table["steps"] = table["steps"].astype(int).map("{:,}".format)
     table["variant"] = table["label"].replace("", "defaults")
     table["flags"] = ("`" + found["flags"] + "`").fillna("")
@@ -106,15 +107,16 @@ def speed() -> pd.DataFrame:
 
 
 def algorithm(script: str) -> str:
-    """The algorithm of a script's paper beside the code, both without comments."""
+    """The algorithm of a script's paper beside the code without comments: HTML, in one line."""
 
     def cell(*lines: str) -> str:
-        texts = (line.strip().split("  # ")[0].replace("|", "\\|") for line in lines)
-        return "<br>".join(f"`{text}`" for text in texts)
+        texts = (escape(line.strip().split("  # ")[0], quote=False) for line in lines)
+        return "<td>" + "<br>".join(f"<code>{text}</code>" for text in texts) + "</td>"
 
-    rows = [(re.search(r"Algorithm \w+", page.read(script))[0], f"`{script}.py`"), ("---", "---")]
-    rows += [(cell(line), cell(*code.values())) for line, code in page.pairs(script)]
-    return "\n".join(f"| {paper} | {code} |" for paper, code in rows)
+    title = re.search(r"Algorithm \w+", page.read(script))[0]
+    rows = [cell(line) + cell(*code.values()) for line, code in page.pairs(script)]
+    rows = [f"<th>{title}</th><th>{script}.py</th>", *rows]
+    return f"<table><tr>{'</tr><tr>'.join(rows)}</tr></table>"
 
 
 def update() -> str:
