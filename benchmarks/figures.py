@@ -42,14 +42,14 @@ def draw_learning(results: Path, experiments: Iterable[Experiment]) -> None:
 
 
 def draw_ablations(results: Path) -> None:
-    """Draw ablations.png: a dot a seed, the interquartile mean and its interval."""
+    """Draw ablations.png: a dot a seed, and their mean, lowest and highest."""
     rows = read_rows(results / "ablations.csv")
     names = split_names(rows["experiment"])
     rows["variant"] = names["label"].replace("", "defaults")
     rows["panel"] = names["script"] + ", " + names["environment"]
     axes = {"x": "evaluation_mean", "y": "variant"}
     panels = {"col": "panel", "col_wrap": 2, "height": 3, "aspect": 1.7}
-    mean = {"estimator": interquartile_mean, "errorbar": ("ci", 95), "seed": 0}
+    mean = {"estimator": "mean", "errorbar": ("pi", 100)}
     grid = sns.catplot(rows, **axes, **panels, alpha=0.3, sharex=False, sharey=False)
     grid.map_dataframe(sns.pointplot, **axes, **mean, linestyle="none", marker="|")
     grid.set_axis_labels("greedy return after the last step", "").set_titles("{col_name}")
