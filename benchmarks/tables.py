@@ -53,8 +53,6 @@ def results(name: str) -> pd.DataFrame:
     table["variant"] = table["label"].replace("", "defaults")
     table["flags"] = ("`" + found["flags"] + "`").fillna("")
     table["seeds"] = found["seeds"]
-    table["seconds"] = found["seconds"].map("{:.0f}".format)
-    table["minutes"] = (found["seconds"] / 60).map("{:.2f}".format)
     table["seeds that solved it"] = [f"{n} of {m}" for n, m in zip(found["solved"], found["seeds"])]
     return table
 
@@ -77,7 +75,9 @@ def overview() -> pd.DataFrame:
     table = pd.read_csv(ROOT / "benchmarks" / "overview.csv", index_col="experiment")
     texts = [(ROOT / file).read_text() for file in table["file"]]
     own = [text.split("# The harness")[0].count("\n") for text in texts]
-    table["lines + harness"] = [f"{n} + {text.count(chr(10)) - n}" for n, text in zip(own, texts)]
+    table["lines: algorithm + harness"] = [
+        f"{n} + {text.count(chr(10)) - n}" for n, text in zip(own, texts)
+    ]
     table["file"] = table["file"].map("[`{0}`]({0})".format)
     return table.join(learned("learning", "random"))
 
@@ -100,7 +100,7 @@ def speed() -> pd.DataFrame:
     """Steps a second of DDPG, DQN and A3C, an implementation a column."""
     table = speeds()
     table = table[table["case"].str.match("DDPG.*batch|DQN.*batch|A3C")]
-    columns = ["compiled", "not compiled", "SB3", "CleanRL", "RLtools"]
+    columns = ["compiled", "not compiled", "SB3", "SBX", "CleanRL", "RLtools"]
     wide = table.pivot(index="case", columns="implementation", values="steps/s").fillna("")
     wide = wide.loc[table["case"].unique(), [name for name in columns if name in wide]]
     return wide.rename_axis("steps/s").reset_index()
@@ -145,16 +145,15 @@ TABLES |= {
     "ablations": partial(results, "ablations"),
 }
 COLUMNS = {  # those shown, of tables that have more
-    "overview": f"file; paper; lines + harness; environment; seconds; {SCORE}; {REFERENCE}",
-    "learning": f"script; environment; steps; seeds; {SCORE}; lowest seed; random; {REFERENCE}; "
-    "minutes",
+    "overview": f"file; paper; lines: algorithm + harness; environment; {SCORE}; {REFERENCE}",
+    "learning": f"script; environment; steps; seeds; {SCORE}; lowest seed; random; {REFERENCE}",
     "solved": "script; environment; steps; solved at; seeds that solved it; solved after steps, "
     "median; slowest seed, steps; solved after seconds, median; last 100 episodes, lowest seed",
     "tutorials": "label; environment; flags; seeds; greedy return; training, episodes 61–100; "
     + REFERENCE,
     "cheetah": f"label; flags; seeds; {SCORE}; lowest seed",
     "forks": f"script; environment; steps; {SCORE}; {REFERENCE}",
-    "ablations": f"script; environment; variant; flags; {SCORE}; lowest seed; "
+    "ablations": f"script; environment; steps; variant; flags; {SCORE}; lowest seed; "
     "solved after seconds, median",
 }
 
