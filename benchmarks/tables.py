@@ -143,6 +143,7 @@ TABLES |= {
     "algorithm_a3c": partial(algorithm, "a3c_cartpole"),
     "solved": lambda: learned("learning").query("`slowest seed, steps` != ''"),
     "ablations": partial(results, "ablations"),
+    "noise": partial(pd.read_csv, RESULTS / "noise.csv"),
 }
 COLUMNS = {  # those shown, of tables that have more
     "overview": f"file; paper; lines: algorithm + harness; environment; {SCORE}; {REFERENCE}",
