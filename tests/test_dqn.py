@@ -3,6 +3,7 @@
 import re
 import warnings
 from collections import Counter
+from types import SimpleNamespace
 
 import gymnasium as gym
 import numpy as np
@@ -209,6 +210,20 @@ def test_the_shower_is_seen_from_38_degrees():
     observation, _ = env.reset(seed=3)
     assert observation == env.unwrapped.temperatures[-1] - 38
     assert env.observation_space == gym.spaces.Box(-38, 62, (1,))
+
+
+@pytest.mark.parametrize(
+    ("env_id", "shortest"), [("CliffWalking-v1", -13), ("FrozenLake-v1", None)]
+)
+def test_what_a_policy_expects_is_what_it_earns(env_id, shortest):
+    env = dqn.make_env(dqn.Args(env_id=env_id))
+    table = optimum.read_table(env)
+    policy = table.optimal_q().argmax(1)
+    expected = table.expected_return(policy)
+    assert shortest in (None, pytest.approx(expected))
+    agent = SimpleNamespace(act=lambda observation: int(policy[observation.argmax()]))
+    returns = [row["return"] for row in dqn.evaluate(agent, env, 500)]
+    assert abs(np.mean(returns) - expected) <= 4 * np.std(returns) / 500**0.5 + 1e-9
 
 
 def test_it_learns_the_shower_to_the_exact_optimum(tmp_path):
