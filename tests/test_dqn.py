@@ -215,12 +215,12 @@ def test_the_shower_is_seen_from_38_degrees():
 @pytest.mark.parametrize(
     ("env_id", "shortest"), [("CliffWalking-v1", -13), ("FrozenLake-v1", None)]
 )
-def test_what_a_policy_expects_is_what_it_earns(env_id, shortest):
+def test_what_a_policy_expects_is_what_it_earns(env_id, best):
     env = dqn.make_env(dqn.Args(env_id=env_id))
     table = optimum.read_table(env)
     policy = table.optimal_q().argmax(1)
     expected = table.expected_return(policy)
-    assert shortest in (None, pytest.approx(expected))
+    assert best in (None, pytest.approx(expected))
     agent = SimpleNamespace(act=lambda observation: int(policy[observation.argmax()]))
     returns = [row["return"] for row in dqn.evaluate(agent, env, 500)]
     assert abs(np.mean(returns) - expected) <= 4 * np.std(returns) / 500**0.5 + 1e-9
