@@ -30,16 +30,17 @@ Deviations from the paper, and the flags that undo them
     Q̂ moves softly, at every step θ⁻ ← τ θ + (1−τ) θ⁻: --tau 1 --target-network-frequency 10000
     In the gradient, the error y − Q(s,a;θ) is not clipped to ±1: --huber
     ε ends at 0.05: --epsilon-final 0.1
-    Sizes are for tasks of minutes: --batch-size 32 --buffer-size 1000000
+    The minibatch is larger, the memory smaller: --batch-size 32 --buffer-size 1000000
+    Updates begin earlier, ε falls longer: --learning-starts 50000 --epsilon-fraction 0.02
     The learning rate falls to 0 over the second half of the run: --learning-rate-final 1
 
 Deviations without a flag
-    ε falls from the first step on, over a fifth of the run, and updates begin after 100 steps; the
-        paper begins with 50,000 frames of random actions. In evaluation ε is 0, not 0.05.
+    ε falls from the first step on; the paper begins with 50,000 frames of random actions. In
+        evaluation ε is 0, not 0.05.
     Observations are vectors, not stacked frames, and the network has two hidden layers of 64
-        units. The preprocessing φ only counts the shower's temperature from 38 °C: in raw degrees,
-        35 and 41 look much the same to a network.
-    Every step is followed by an update, not every fourth. Adam updates θ, not RMSProp.
+        units. The preprocessing φ merely subtracts 38 °C from the shower's temperature: in raw
+        degrees, 35 and 41 look much the same to a network.
+    Every step is followed by an update, not every fourth. Adam updates θ at 1e-3, not RMSProp.
     Rewards are not clipped to ±1. A time limit is not terminal.
 
 Examples
@@ -261,7 +262,7 @@ class ReplayBuffer:
 
 class Adam(nn.Module):
     """Adam (Kingma & Ba 2015) as in torch.optim, whose own does not compile into one graph with
-    the update: with it, an update takes 1.6 to 5 times as long, the more the smaller it is."""
+    the update: with torch's, an update takes 1.6 to 5 times as long, most for small networks."""
 
     def __init__(self, parameters: Iterable[Tensor], lr: float) -> None:
         super().__init__()
@@ -403,15 +404,15 @@ def plot_temperatures(agent: Agent, run_dir: Path) -> None:
     """Draw the temperature against time over ten greedy episodes, if they are of the shower."""
     from matplotlib.figure import Figure
 
-    env = make_env(agent.args)
-    if not isinstance(env.unwrapped, ShowerEnv):
-        return
     axes = Figure(figsize=(8, 4.5), layout="constrained").subplots()
-    for seed in range(10_000, 10_010):
-        (observation, _), truncated = env.reset(seed=seed), False
-        while not truncated:
-            observation, _, _, truncated, _ = env.step(agent.act(observation))
-        axes.plot(env.unwrapped.temperatures, color="tab:blue", alpha=0.5)
+    with contextlib.closing(make_env(agent.args)) as env:
+        if not isinstance(env.unwrapped, ShowerEnv):
+            return
+        for seed in range(10_000, 10_010):
+            (observation, _), truncated = env.reset(seed=seed), False
+            while not truncated:
+                observation, _, _, truncated, _ = env.step(agent.act(observation))
+            axes.plot(env.unwrapped.temperatures, color="tab:blue", alpha=0.5)
     axes.axhspan(*ShowerEnv.COMFORTABLE, color="tab:green", alpha=0.2, label="comfortable")
     axes.set(title="ten greedy episodes", xlabel="second", ylabel="temperature, °C")
     axes.legend()
@@ -447,12 +448,18 @@ def make(args: Args, render_mode: str | None = None) -> gym.Env:
     options = args.env_kwargs | ({"render_mode": render_mode} if render_mode else {})
     env = gym.make(args.env_id, max_episode_steps=args.max_episode_steps, **options)
     env = env if env.spec.max_episode_steps else gym.wrappers.TimeLimit(env, 1000)
-    if env.observation_space.is_np_flattenable:
+    space = env.observation_space
+    if not isinstance(space, gym.spaces.Box) and space.is_np_flattenable:
         env = gym.wrappers.FlattenObservation(env)
-        low, high = env.observation_space.low, env.observation_space.high
-        box = gym.spaces.Box(low.astype(np.float32), high.astype(np.float32))
-        env = gym.wrappers.TransformObservation(env, np.float32, box)
-    return env
+        space = env.observation_space
+    if not isinstance(space, gym.spaces.Box):
+        return env
+    box = gym.spaces.Box(*(x.astype(np.float32).ravel() for x in (space.low, space.high)))
+
+    def vector(observation: Any) -> np.ndarray:
+        return np.array(observation, np.float32).reshape(box.shape)
+
+    return gym.wrappers.TransformObservation(env, vector, box)
 
 
 def evaluate(agent: Agent, env: gym.Env, episodes: int) -> Rows:
@@ -509,8 +516,9 @@ def save(agent: Agent, rows: Rows, run_dir: Path) -> None:
         os.replace(temporary, run_dir / "checkpoint.pt")
     except Exception as error:
         error.add_note(f"while writing {temporary}; is the disk full?")
-        temporary.unlink(missing_ok=True)
         raise
+    finally:
+        temporary.unlink(missing_ok=True)
     try:
         (run_dir / "args.json").write_text(args)
         write_csv(rows, run_dir / "episodes.csv")
@@ -616,27 +624,27 @@ def parse_args(argv: Sequence[str] | None) -> Args:
 
 def open_env(args: Args, at_exit: contextlib.ExitStack) -> gym.Env:
     """Make the environment, filmed or in a window if that is asked for; it is closed at exit."""
-    kinds = Exception if args.env_kwargs else (gym.error.Error, ModuleNotFoundError)
+    kinds = (gym.error.Error, ModuleNotFoundError, NotImplementedError)
+    kinds = Exception if args.env_kwargs else kinds
     with usage(f"--env-id {args.env_id}", kinds):
         env = at_exit.enter_context(contextlib.closing(make_env(args)))
         if env.has_wrapper_attr("obs_rms") or env.has_wrapper_attr("return_rms"):
             raise gym.error.Error("a wrapper normalises, by statistics that no checkpoint holds")
     if not (args.max_episode_steps or gym.spec(env.unwrapped.spec.id).max_episode_steps):
         print("no time limit: it is 1,000 steps; see --max-episode-steps", file=sys.stderr)
-    screen = sys.platform in ("darwin", "win32") or "DISPLAY" in os.environ
-    os.environ.setdefault("MUJOCO_GL", "glfw" if screen else "egl")
-    modes = env.metadata.get("render_modes", ())
+    screen = sys.platform in ("darwin", "win32") or os.environ.get("DISPLAY")
     if args.capture_video:
+        os.environ.setdefault("MUJOCO_GL", "glfw" if screen else "egl")
         with usage("--capture-video"):
             env = at_exit.enter_context(contextlib.closing(make_env(args, "rgb_array")))
             env.reset(seed=0)
             if np.ndim(env.render()) != 3:  # find out now, not after training
                 raise ValueError("the environment's render mode rgb_array gives no pictures")
-    elif args.play and screen and "human" in modes:
+    elif args.play and screen and {"human", "rgb_array"} & {*env.metadata.get("render_modes", ())}:
         with usage("--play"):
             env = at_exit.enter_context(contextlib.closing(make_env(args, "human")))
     elif args.play:
-        print("nothing is shown, without a screen or a render mode human", file=sys.stderr)
+        print("nothing is shown: there is no screen, or no render mode", file=sys.stderr)
     return env
 
 
@@ -666,17 +674,18 @@ def main(argv: Sequence[str] | None = None) -> tuple[Agent, Path]:
         with usage("memory (a smaller --buffer-size needs less)", MemoryError):
             agent = Agent(env, args)
         name = f"{args.env_id}__{SCRIPT}__{args.seed}__{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
-        new_run = args.run_dir or Path("runs", re.sub(r"[/:]", "-", name))
-        run_dir, rows = args.resume or args.play or new_run, []
+        old_run, rows = args.resume or args.play, []
+        run_dir = old_run or args.run_dir or Path("runs", re.sub(r"[/:]", "-", name))
+        with usage(run_dir if old_run else f"--run-dir {run_dir}"):
+            if old_run:
+                rows = load(agent, run_dir)
+            elif run_dir.exists():
+                raise FileExistsError("it is there already; --resume goes on with a run")
         if args.track:
             with usage("--track"):  # before the folder is made
                 start_tracking(args, run_dir)
-        if run_dir == new_run:
-            with usage(f"--run-dir {run_dir}", OSError):
-                run_dir.mkdir(parents=True)
-        else:
-            with usage(run_dir):
-                rows = load(agent, run_dir)
+        with usage(f"--run-dir {run_dir}", OSError):
+            run_dir.mkdir(parents=True, exist_ok=bool(old_run))
         try:
             if not args.play:
                 print(f"the run is in {run_dir}", file=sys.stderr)
@@ -692,9 +701,10 @@ def main(argv: Sequence[str] | None = None) -> tuple[Agent, Path]:
         except SystemExit as error:
             raise RuntimeError("the environment called sys.exit") from error
         except KeyboardInterrupt:
-            if not args.play:
-                checkpoint = torch.load(run_dir / "checkpoint.pt", weights_only=True, mmap=True)
-                where = f"--resume {run_dir} goes on after step {checkpoint['timestep']}"
+            path = run_dir / "checkpoint.pt"
+            if path.exists() and not args.play:
+                step = torch.load(path, weights_only=True, mmap=True)["timestep"]
+                where = f"--resume {run_dir} goes on after step {step}"
                 print(f"\nstopped; {where}", file=sys.stderr)
             raise SystemExit(130) from None
     returns = [row["return"] for row in rows]

@@ -8,7 +8,7 @@
 # ///
 """Random baseline: an agent that acts at random and learns nothing, on any environment.
 
-A score means something only beside its score; and the other scripts are this one plus an algorithm.
+A score means something only beside this agent's. The other scripts are this one and an algorithm.
 
     for episode = 1, 2, … do
         receive the first observation
@@ -139,12 +139,18 @@ def make(args: Args, render_mode: str | None = None) -> gym.Env:
     options = args.env_kwargs | ({"render_mode": render_mode} if render_mode else {})
     env = gym.make(args.env_id, max_episode_steps=args.max_episode_steps, **options)
     env = env if env.spec.max_episode_steps else gym.wrappers.TimeLimit(env, 1000)
-    if env.observation_space.is_np_flattenable:
+    space = env.observation_space
+    if not isinstance(space, gym.spaces.Box) and space.is_np_flattenable:
         env = gym.wrappers.FlattenObservation(env)
-        low, high = env.observation_space.low, env.observation_space.high
-        box = gym.spaces.Box(low.astype(np.float32), high.astype(np.float32))
-        env = gym.wrappers.TransformObservation(env, np.float32, box)
-    return env
+        space = env.observation_space
+    if not isinstance(space, gym.spaces.Box):
+        return env
+    box = gym.spaces.Box(*(x.astype(np.float32).ravel() for x in (space.low, space.high)))
+
+    def vector(observation: Any) -> np.ndarray:
+        return np.array(observation, np.float32).reshape(box.shape)
+
+    return gym.wrappers.TransformObservation(env, vector, box)
 
 
 def evaluate(agent: Agent, env: gym.Env, episodes: int) -> Rows:
@@ -201,8 +207,9 @@ def save(agent: Agent, rows: Rows, run_dir: Path) -> None:
         os.replace(temporary, run_dir / "checkpoint.pt")
     except Exception as error:
         error.add_note(f"while writing {temporary}; is the disk full?")
-        temporary.unlink(missing_ok=True)
         raise
+    finally:
+        temporary.unlink(missing_ok=True)
     try:
         (run_dir / "args.json").write_text(args)
         write_csv(rows, run_dir / "episodes.csv")
@@ -308,27 +315,27 @@ def parse_args(argv: Sequence[str] | None) -> Args:
 
 def open_env(args: Args, at_exit: contextlib.ExitStack) -> gym.Env:
     """Make the environment, filmed or in a window if that is asked for; it is closed at exit."""
-    kinds = Exception if args.env_kwargs else (gym.error.Error, ModuleNotFoundError)
+    kinds = (gym.error.Error, ModuleNotFoundError, NotImplementedError)
+    kinds = Exception if args.env_kwargs else kinds
     with usage(f"--env-id {args.env_id}", kinds):
         env = at_exit.enter_context(contextlib.closing(make_env(args)))
         if env.has_wrapper_attr("obs_rms") or env.has_wrapper_attr("return_rms"):
             raise gym.error.Error("a wrapper normalises, by statistics that no checkpoint holds")
     if not (args.max_episode_steps or gym.spec(env.unwrapped.spec.id).max_episode_steps):
         print("no time limit: it is 1,000 steps; see --max-episode-steps", file=sys.stderr)
-    screen = sys.platform in ("darwin", "win32") or "DISPLAY" in os.environ
-    os.environ.setdefault("MUJOCO_GL", "glfw" if screen else "egl")
-    modes = env.metadata.get("render_modes", ())
+    screen = sys.platform in ("darwin", "win32") or os.environ.get("DISPLAY")
     if args.capture_video:
+        os.environ.setdefault("MUJOCO_GL", "glfw" if screen else "egl")
         with usage("--capture-video"):
             env = at_exit.enter_context(contextlib.closing(make_env(args, "rgb_array")))
             env.reset(seed=0)
             if np.ndim(env.render()) != 3:  # find out now, not after training
                 raise ValueError("the environment's render mode rgb_array gives no pictures")
-    elif args.play and screen and "human" in modes:
+    elif args.play and screen and {"human", "rgb_array"} & {*env.metadata.get("render_modes", ())}:
         with usage("--play"):
             env = at_exit.enter_context(contextlib.closing(make_env(args, "human")))
     elif args.play:
-        print("nothing is shown, without a screen or a render mode human", file=sys.stderr)
+        print("nothing is shown: there is no screen, or no render mode", file=sys.stderr)
     return env
 
 
@@ -358,17 +365,18 @@ def main(argv: Sequence[str] | None = None) -> tuple[Agent, Path]:
         with usage("memory (a smaller --buffer-size needs less)", MemoryError):
             agent = Agent(env, args)
         name = f"{args.env_id}__{SCRIPT}__{args.seed}__{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
-        new_run = args.run_dir or Path("runs", re.sub(r"[/:]", "-", name))
-        run_dir, rows = args.resume or args.play or new_run, []
+        old_run, rows = args.resume or args.play, []
+        run_dir = old_run or args.run_dir or Path("runs", re.sub(r"[/:]", "-", name))
+        with usage(run_dir if old_run else f"--run-dir {run_dir}"):
+            if old_run:
+                rows = load(agent, run_dir)
+            elif run_dir.exists():
+                raise FileExistsError("it is there already; --resume goes on with a run")
         if args.track:
             with usage("--track"):  # before the folder is made
                 start_tracking(args, run_dir)
-        if run_dir == new_run:
-            with usage(f"--run-dir {run_dir}", OSError):
-                run_dir.mkdir(parents=True)
-        else:
-            with usage(run_dir):
-                rows = load(agent, run_dir)
+        with usage(f"--run-dir {run_dir}", OSError):
+            run_dir.mkdir(parents=True, exist_ok=bool(old_run))
         try:
             if not args.play:
                 print(f"the run is in {run_dir}", file=sys.stderr)
@@ -384,9 +392,10 @@ def main(argv: Sequence[str] | None = None) -> tuple[Agent, Path]:
         except SystemExit as error:
             raise RuntimeError("the environment called sys.exit") from error
         except KeyboardInterrupt:
-            if not args.play:
-                checkpoint = torch.load(run_dir / "checkpoint.pt", weights_only=True, mmap=True)
-                where = f"--resume {run_dir} goes on after step {checkpoint['timestep']}"
+            path = run_dir / "checkpoint.pt"
+            if path.exists() and not args.play:
+                step = torch.load(path, weights_only=True, mmap=True)["timestep"]
+                where = f"--resume {run_dir} goes on after step {step}"
                 print(f"\nstopped; {where}", file=sys.stderr)
             raise SystemExit(130) from None
     returns = [row["return"] for row in rows]

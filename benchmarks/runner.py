@@ -144,7 +144,6 @@ def seed_row(experiment: Experiment, run_dir: Path) -> dict[str, Any]:
         "training_mean_61_to_100": returns[60:100].mean() if len(returns) > 99 else np.nan,
         "training_mean_last_100": returns[-100:].mean(),
         "solved_timesteps": solved["timestep"].max(),
-        "solved_seconds": solved["seconds"].max(),
         "seconds": episodes["seconds"].max(),
     }
 
@@ -207,7 +206,6 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
     table["solved"] = rows["solved_timesteps"].count()
     table["solved after steps, median"] = rows["solved_timesteps"].median()
     table["slowest seed, steps"] = rows["solved_timesteps"].max()
-    table["solved after seconds, median"] = rows["solved_seconds"].median()
     scores = [seeds.to_numpy(float) for _, seeds in rows["evaluation_mean"]]
     table[["centre", "low", "high"]] = [centre_and_range(values) for values in scores]
     return table

@@ -6,7 +6,7 @@
 
 The measurements are those of speed.toml. Each has a process of its own, in one thread, and those
 compared take turns, so that a noisy machine is noisy for all. The first tenth of a run, in which
-the update is compiled, does not count. What is not there (CUDA, CleanRL, RLtools) is left out.
+the update is compiled, does not count. What is not there (CUDA, CleanRL, RLtools, SBX) is left out.
 """
 
 import importlib.util
@@ -189,8 +189,8 @@ def main() -> None:
     args = tyro.cli(Args, description=__doc__)
     os.environ["OMP_NUM_THREADS"] = os.environ["NPROC"] = "1"  # the second is for XLA
     cases = tomllib.loads((ROOT / "benchmarks" / "speed.toml").read_text())
-    rltools = importlib.util.find_spec("rltools")
-    there = {"CUDA": shutil.which("nvidia-smi"), "CleanRL": args.cleanrl, "RLtools": rltools}
+    there = {"CUDA": shutil.which("nvidia-smi"), "CleanRL": args.cleanrl}
+    there |= {name: importlib.util.find_spec(name.lower()) for name in ("RLtools", "SBX")}
     chosen = [
         (case, name, given)
         for case, implementations in cases.items()

@@ -149,13 +149,12 @@ COLUMNS = {  # those shown, of tables that have more
     "overview": f"file; paper; lines: algorithm + harness; environment; {SCORE}; {REFERENCE}",
     "learning": f"script; environment; steps; seeds; {SCORE}; lowest seed; random; {REFERENCE}",
     "solved": "script; environment; steps; solved at; seeds that solved it; solved after steps, "
-    "median; slowest seed, steps; solved after seconds, median; last 100 episodes, lowest seed",
+    "median; slowest seed, steps; last 100 episodes, lowest seed",
     "tutorials": "label; environment; flags; seeds; greedy return; training, episodes 61–100; "
     + REFERENCE,
     "cheetah": f"label; flags; seeds; {SCORE}; lowest seed",
     "forks": f"script; environment; steps; {SCORE}; {REFERENCE}",
-    "ablations": f"script; environment; steps; variant; flags; {SCORE}; lowest seed; "
-    "solved after seconds, median",
+    "ablations": f"script; environment; steps; variant; flags; {SCORE}; lowest seed",
 }
 
 

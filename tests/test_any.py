@@ -66,6 +66,7 @@ OBSERVATIONS = {
     "list": (Box(-9, 9, (2,)), [1.0, 2], [1, 2]),
     "masked": (Box(-9, 9, (2,)), np.ma.array([1, 2.0], mask=[0, 1]), [1, 2]),
     "row": (Box(-9, 9, (2,)), Row(), [1, 2]),
+    "fractions": (Box(0, 9, (2,), np.int64), [1.5, 2.0], [1.5, 2]),
     "float64": (Box(-1e300, 1e300, (1,), np.float64), np.ones(1), [1]),
 }
 
@@ -199,6 +200,19 @@ def test_a_disk_that_is_full_keeps_the_last_checkpoint(monkeypatch):
     assert load("run")["timestep"] == 200 and not list(Path("run").glob("*.tmp"))
 
 
+def test_ctrl_c_while_a_checkpoint_is_written_keeps_the_last_one(monkeypatch):
+    def save(state, path):
+        path.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    assert run_here(FASTEST, *SHORT, "--run-dir", "run") == 0
+    monkeypatch.setattr(torch, "save", save)
+    assert run_here(FASTEST, "--resume", "run", "--total-timesteps", 400) == 130
+    assert load("run")["timestep"] == 200 and not list(Path("run").glob("*.tmp"))
+    assert run_here(FASTEST, *SHORT, "--run-dir", "new") == 130  # before there is one
+    assert not list(Path("new").iterdir())
+
+
 def test_options_of_the_environment():
     flags = ["--env-id", "FrozenLake-v1", "--env-kwargs", "is_slippery", "False", "map_name", "8x8"]
     assert run_here(FASTEST, *flags, *SHORT, "--run-dir", "run") == 0
@@ -228,6 +242,13 @@ def test_environments_are_closed(how):
         expected = {"finished": 0, "exit 2": 2, "interrupt": 130}[how]
         assert run_here("ddpg_continuous", *flags) == expected
     assert not helpers_that_live()
+
+
+def test_the_plot_of_temperatures_closes_its_environment(monkeypatch):
+    closed, agent = [], dqn.Agent(dqn.make_env(dqn.Args()), dqn.Args())
+    monkeypatch.setattr(dqn.ShowerEnv, "close", lambda env: closed.append(env))
+    dqn.plot_temperatures(agent, Path())
+    assert len(closed) == 1
 
 
 def test_workers_environments_may_start_processes_and_are_closed():

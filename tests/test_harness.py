@@ -159,9 +159,12 @@ def test_play_and_videos(script, run, tmp_path, capsys, monkeypatch):
     assert video.name == "rl-video-episode-0.mp4" and video.stat().st_size > 1000
 
 
-def test_play_opens_a_window_where_there_is_a_screen(monkeypatch):
-    """Also if the run was filmed."""
-    assert run_here(FASTEST, *RUN, "--eval-episodes", 1, "--capture-video") == 0
+@pytest.mark.parametrize("env_id", ["CartPole-v1", "dqn_shower:Shower-v0"])
+def test_play_opens_a_window_where_there_is_a_screen(env_id, monkeypatch):
+    """Also if the run was filmed, and if Gymnasium has to show the pictures itself."""
+    flags = ["--env-id", env_id, "--eval-episodes", 1, "--capture-video"]
+    assert run_here(FASTEST, *RUN, *flags) == 0
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
     monkeypatch.setenv("DISPLAY", ":0")
     modes, make = [], gym.make
     monkeypatch.setattr(gym, "make", lambda id, **k: modes.append(k.get("render_mode")) or make(id))
@@ -190,6 +193,9 @@ def test_offline_tracking(monkeypatch):
     assert {name for row in logged[len(rows) :] for name in row} == {
         *("evaluation", "rl-video-episode-0", "rl-video-episode-1")
     }
+    before = everything()
+    assert run_here(FASTEST, *RUN, "--track") == 2  # there is such a folder
+    assert everything() == before
     logged.clear()
     for flags in ([], ["--track"]):
         assert run_here(FASTEST, "--play", "run", *flags) == 0 and len(logged) == len(flags)
@@ -199,6 +205,7 @@ def test_without_tracking_wandb_is_not_imported(monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)  # to import it is an error
     assert run_here(FASTEST, *RUN) == 0
     assert run_here(FASTEST, *RUN, "--run-dir", "tracked", "--track") == 2
+    assert not Path("tracked").exists()
 
 
 def test_sweep_runs_offline_as_its_agent_starts_it(tmp_path):
