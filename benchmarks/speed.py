@@ -110,12 +110,9 @@ def run_sb3(algorithm: str, env_id: str, steps: int, library: str, **options: An
         return True
 
     model.learn(steps, callback=mark, log_interval=10**9)
-    size = parameters(model)
-    if library == "sbx":
-        import jax
-
-        states = [x for x in vars(model.policy).values() if hasattr(x, "target_params")]
-        size = sum(p.size for state in states for p in jax.tree.leaves(state.params))
+    states = [x for x in vars(model.policy).values() if hasattr(x, "target_params")]  # SBX's
+    leaves = [p.size for x in states for p in importlib.import_module("jax").tree.leaves(x.params)]
+    size = sum(leaves) if states else parameters(model)
     return speeds(marks, steps) | {"updates": model._n_updates, "parameters": size}
 
 
