@@ -30,7 +30,7 @@ and RMSProp (section 4) with a common g: g ← α g + (1−α) Δθ², θ ← θ
 Symbol → name in the code
     (θ, θv), (θ′, θ′v) → agent.theta, theta: one vector each
     π, V, H            → softmax of logits, values, entropy
-    Δθ, g, η           → gradient, −dθ and value_coef · dθv; agent.g, args.learning_rate
+    Δθ, g, η           → gradient (−dθ, and value_coef · dθv), agent.g, args.learning_rate
     T, T_max           → agent.timestep, args.total_timesteps
     γ, β, α, ε         → args.gamma, .entropy_coef, .rmsprop_alpha, .rmsprop_epsilon
 
@@ -42,7 +42,7 @@ Deviations, and the flags that undo them (letter: from the first author, in muup
 
 Deviations without a flag
     Small networks for vectors, no frames; π and V share no layers. Initial weights are orthogonal,
-        those of π's last layer small. Time limits are not terminal, rewards not clipped.
+        π's last small. Time limits are not terminal, rewards not clipped; evaluation is greedy.
 
 Examples
     python a3c_cartpole.py --num-workers 1    # with one worker, a seed repeats a run
