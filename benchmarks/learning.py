@@ -57,8 +57,8 @@ def main() -> None:
         found += [Experiment(name, "random_baseline", id, 2000, [1], 50) for id in args.env_ids]
     else:
         name = "quick" if args.quick else "ablations" if args.ablations else "benchmarks"
-        groups = ("learning", "tutorials", "random") if name == "benchmarks" else (name,)
-        found = read_experiments(*groups)
+        all_of_them = ("learning", "exact", "tutorials", "random")
+        found = read_experiments(*(all_of_them if name == "benchmarks" else (name,)))
     chosen = [e for e in found if all(word.lower() in e.name.lower() for word in args.only)]
     if args.list or not chosen:
         print(*(experiment.name for experiment in chosen or found), sep="\n")

@@ -25,7 +25,7 @@ from benchmarks.runner import RESULTS, Experiment, read_experiments, read_rows, 
 
 PAGES = [page.read_text() for page in tables.PAGES]
 GROUPS = {
-    "learning": ("learning", "tutorials", "random", "cheetah", "forks"),
+    "learning": ("learning", "exact", "tutorials", "random", "cheetah", "forks"),
     "ablations": ("ablations",),
 }
 
@@ -96,7 +96,9 @@ def test_speeds_are_of_the_same_work():
     assert rows.groupby("case")[["updates", "parameters"]].nunique().max().max() <= 1
 
 
-@pytest.mark.parametrize("group", ["learning", "tutorials", "random", "quick", "ablations"])
+@pytest.mark.parametrize(
+    "group", ["learning", "exact", "tutorials", "random", "quick", "ablations"]
+)
 def test_every_experiment_is_a_command_line_that_its_script_takes(group):
     experiments = read_experiments(group)
     assert len({e.name for e in experiments}) == len(experiments) > 0
