@@ -32,7 +32,7 @@ Deviations from the paper, and the flags that undo them
     ε ends at 0.05: --epsilon-final 0.1
     The minibatch is larger, the memory smaller: --batch-size 32 --buffer-size 1000000
     Updates begin earlier, ε falls longer: --learning-starts 50000 --epsilon-fraction 0.02
-    The learning rate falls to 0 over the second half of the run: --learning-rate-final 1
+    The learning rate is larger and falls to 0: --learning-rate 2.5e-4 --learning-rate-final 1
 
 Deviations without a flag
     ε falls from the first step on; the paper begins with 50,000 frames of random actions. In
@@ -40,7 +40,7 @@ Deviations without a flag
     Observations are vectors, not stacked frames, and the network has two hidden layers of 64
         units. The preprocessing φ merely subtracts 38 °C from the shower's temperature: in raw
         degrees, 35 and 41 look much the same to a network.
-    Every step is followed by an update, not every fourth. Adam updates θ at 1e-3, not RMSProp.
+    Every step is followed by an update, not every fourth. Adam updates θ, not RMSProp.
     Rewards are not clipped to ±1. A time limit is not terminal.
 
 Examples

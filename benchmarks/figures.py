@@ -7,11 +7,11 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.ticker import EngFormatter
 
-from benchmarks.runner import Experiment, interquartile_mean, read_rows, split_names
+from benchmarks.runner import Experiment, read_rows, split_names
 
 
 def draw_learning(results: Path, experiments: Iterable[Experiment]) -> None:
-    """Draw learning_curves.png: the interquartile mean over seeds, a thin line for each seed, the
+    """Draw learning_curves.png: the median of the seeds, a thin line for each seed, the
     random agent dashed, what others have published dotted."""
     curves = read_rows(results / "learning_curves.csv")
     names = set(curves["experiment"])
@@ -24,8 +24,8 @@ def draw_learning(results: Path, experiments: Iterable[Experiment]) -> None:
     axes = {"x": "timestep", "y": "return"}
     panels = {"col": "experiment", "col_wrap": 4, "height": 2.2, "aspect": 1.3}
     panels["facet_kws"] = {"sharex": False, "sharey": False}
-    mean = {"kind": "line", "estimator": interquartile_mean, "errorbar": None}
-    grid = sns.relplot(curves, **axes, **panels, **mean)
+    median = {"kind": "line", "estimator": "median", "errorbar": None}
+    grid = sns.relplot(curves, **axes, **panels, **median)
     seeds = {"units": "seed", "estimator": None, "alpha": 0.4, "linewidth": 0.6}
     grid.map_dataframe(sns.lineplot, **axes, **seeds)
     for experiment in chosen:

@@ -165,7 +165,7 @@ def test_interval():
         _, low, high = runner.centre_and_range(rng.normal(7.0, 2.0, 30))
         covered += low <= 7.0 <= high
     assert covered >= 43  # 95 % of 50 is 47.5
-    assert runner.centre_and_range(np.array([4.0, 1.0, 1.0])) == (2.0, 1.0, 4.0)
+    assert runner.centre_and_range(np.array([0.0, 1, 2, 3, 4, 5, 90])) == (15.0, 0.0, 90.0)
 
 
 # --- The runs
