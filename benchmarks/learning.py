@@ -41,7 +41,6 @@ class Args:
     jobs: int = os.cpu_count() or 1  # cores to use of this machine
     ray_address: str = "local"  # of a Ray cluster: an address, or auto
     runs: Path = ROOT / "runs"  # where the runs are kept
-    list: bool = False  # list the experiments, and run nothing
 
 
 def main() -> None:
@@ -60,9 +59,9 @@ def main() -> None:
         all_of_them = ("learning", "exact", "tutorials", "random")
         found = read_experiments(*(all_of_them if name == "benchmarks" else (name,)))
     chosen = [e for e in found if all(word.lower() in e.name.lower() for word in args.only)]
-    if args.list or not chosen:
-        print(*(experiment.name for experiment in chosen or found), sep="\n")
-        sys.exit(None if chosen else f"--only {' '.join(args.only)}: none of these")
+    if not chosen:
+        names = "\n".join(experiment.name for experiment in found)
+        sys.exit(f"--only {' '.join(args.only)}: none of these:\n{names}")
     runs = args.runs / name
     results = runs if name in ("quick", "script") else RESULTS
     try:

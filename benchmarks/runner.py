@@ -140,11 +140,9 @@ def seed_row(experiment: Experiment, run_dir: Path) -> dict[str, Any]:
         "seed": int(run_dir.name),
         "timesteps": experiment.timesteps,
         "evaluation_mean": evaluation.mean(),
-        "evaluation_min": evaluation.min(),
         "training_mean_61_to_100": returns[60:100].mean() if len(returns) > 99 else np.nan,
         "training_mean_last_100": returns[-100:].mean(),
         "solved_timesteps": solved["timestep"].max(),
-        "seconds": episodes["seconds"].max(),
     }
 
 
@@ -199,7 +197,6 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
     """Sum up each experiment's seeds; the score is the greedy return after the last step."""
     rows = rows.groupby("experiment", sort=False)
     table = rows.agg(flags=("flags", "first"), seeds=("seed", "size"))
-    table["seconds"] = rows["seconds"].median()
     table[["greedy return", "lowest seed"]] = rows["evaluation_mean"].agg(["mean", "min"])
     table["training, episodes 61–100"] = rows["training_mean_61_to_100"].mean()
     table["last 100 episodes, lowest seed"] = rows["training_mean_last_100"].min()

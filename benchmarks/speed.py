@@ -1,6 +1,6 @@
-"""How fast do they train, and with how much memory, beside other libraries?
+"""How fast do they train, beside other libraries?
 
-    python benchmarks/speed.py                           (two hours; writes results/speed.csv)
+    python benchmarks/speed.py                           (an hour; writes results/speed.csv)
     python benchmarks/speed.py --only DDPG SB3           measurements whose names have both words
     python benchmarks/speed.py --cleanrl CHECKOUT        with CleanRL, see README.md in this folder
 
@@ -11,20 +11,26 @@ the update is compiled, does not count. What is not there (CUDA, CleanRL, RLtool
 
 import importlib.util
 import os
-import resource
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 import tomllib
-from collections.abc import Callable
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pandas as pd
+import torch
+import tyro
+from torch.utils._python_dispatch import TorchDispatchMode
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -42,24 +48,10 @@ class Args:
     csv: Path = ROOT / "benchmarks" / "results" / "speed.csv"  # where to write
 
 
-def memory(who: int = resource.RUSAGE_SELF) -> float:
-    """Return the highest resident memory so far, in MB; of child processes, the largest one's."""
-    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux KiB
-    return resource.getrusage(who).ru_maxrss * unit / 1e6
-
-
-def speeds(marks: list[tuple[float, int]], steps: int, who: int = resource.RUSAGE_SELF) -> Found:
-    """Return speeds, from (time, steps so far), and memory; the first tenth does not count."""
-    import numpy as np
-
-    seconds, timesteps = np.transpose(marks)
-    tenths = np.interp(np.linspace(0, steps, 11), timesteps, seconds)
-    return {
-        "steps_per_second": 0.9 * steps / (tenths[10] - tenths[1]),
-        "second_tenth": 0.1 * steps / (tenths[2] - tenths[1]),
-        "last_tenth": 0.1 * steps / (tenths[10] - tenths[9]),
-        "memory": memory(who),
-    }
+def speed(marks: list[tuple[float, int]], steps: int) -> Found:
+    """Return steps per second, from (time, steps so far), without the first tenth."""
+    begun, done = np.interp([0.1 * steps, steps], *np.transpose(marks)[::-1])
+    return {"steps_per_second": 0.9 * steps / (done - begun)}
 
 
 def parameters(agent: Any) -> int:
@@ -68,31 +60,59 @@ def parameters(agent: Any) -> int:
     return sum(p.numel() for name in names for p in getattr(agent, name).parameters())
 
 
-def run_ours(script: str, *flags: str) -> Found:
-    """Train our agent; its `train` yields after each episode."""
-    import torch
-    import tyro
-
+def ours(script: str, *flags: str) -> tuple[Any, Iterator[Any]]:
+    """Return our agent, and the iterator that trains it and yields after each episode."""
     torch.set_flush_denormal(True)  # as `main` does
     module = importlib.import_module(script)
     args = tyro.cli(module.Args, args=flags)
     env = module.make_env(args)
-    agent, updates = module.Agent(env, args), []
+    agent = module.Agent(env, args)
+    return agent, module.train(env, agent)
+
+
+def run_ours(*command: str) -> Found:
+    """Train our agent."""
+    (agent, episodes), updates = ours(*command), []
     if hasattr(agent, "buffer"):
         sample = agent.buffer.sample  # once an update
         agent.buffer.sample = lambda *given: updates.append(1) or sample(*given)
     marks = [(time.perf_counter(), 0)]
-    for _ in module.train(env, agent):
+    for _ in episodes:
         marks.append((time.perf_counter(), agent.timestep))
-    who = resource.RUSAGE_CHILDREN if script == "a3c_cartpole" else resource.RUSAGE_SELF
-    found = speeds(marks, args.total_timesteps, who)
+    found = speed(marks, agent.args.total_timesteps)
     return found | {"updates": len(updates), "parameters": parameters(agent)}
+
+
+class Products(TorchDispatchMode):
+    """Notes the seconds that each matrix product takes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds = []
+
+    def __torch_dispatch__(self, function: Any, _: Any, args: Any, kwargs: Any) -> Any:
+        """Call a function of torch."""
+        start = time.perf_counter()
+        result = function(*args, **kwargs or {})
+        if function.__name__.startswith(("mm", "addmm", "addmv", "linear")):
+            self.seconds.append(time.perf_counter() - start)
+        return result
+
+
+def run_floor(*command: str) -> Found:
+    """Time the matrix products of ten episodes of our training, and nothing else."""
+    agent, episodes = ours(*command)
+    for _ in range(10):
+        next(episodes)
+    before = agent.timestep
+    with Products() as products:
+        for _ in range(10):
+            next(episodes)
+    return {"steps_per_second": (agent.timestep - before) / sum(products.seconds)}
 
 
 def run_sb3(algorithm: str, env_id: str, steps: int, library: str, **options: Any) -> Found:
     """Train an agent of Stable-Baselines3, or of SBX, the same in JAX; DDPG's with our noise."""
-    import numpy as np
-    import torch
     from stable_baselines3.common.env_util import make_vec_env
     from stable_baselines3.common.noise import OrnsteinUhlenbeckActionNoise
 
@@ -113,7 +133,7 @@ def run_sb3(algorithm: str, env_id: str, steps: int, library: str, **options: An
     states = [x for x in vars(model.policy).values() if hasattr(x, "target_params")]  # SBX's
     leaves = [p.size for x in states for p in importlib.import_module("jax").tree.leaves(x.params)]
     size = sum(leaves) if states else parameters(model)
-    return speeds(marks, steps) | {"updates": model._n_updates, "parameters": size}
+    return speed(marks, steps) | {"updates": model._n_updates, "parameters": size}
 
 
 def run_cleanrl(checkout: Path, script: str, *flags: str) -> Found:
@@ -128,14 +148,14 @@ def run_cleanrl(checkout: Path, script: str, *flags: str) -> Found:
             run = {"cwd": folder, "env": environment, "stdout": subprocess.DEVNULL}
             subprocess.run([*command, str(total)], check=True, **run)
         seconds.append(time.perf_counter() - start)
-    speed = 0.9 * int(steps) / (seconds[1] - seconds[0])
-    return {"steps_per_second": speed, "memory": memory(resource.RUSAGE_CHILDREN)}
+    return {"steps_per_second": 0.9 * int(steps) / (seconds[1] - seconds[0])}
 
 
 def run_rltools(**options: Any) -> Found:
     """Train on Pendulum with RLtools, which compiles itself for it; evaluate as the scripts do."""
-    import gymnasium as gym
     from rltools import TD3
+
+    from ddpg_continuous import evaluate
 
     def make_env() -> gym.Env:
         return gym.wrappers.RescaleAction(gym.make("Pendulum-v1"), -1, 1)
@@ -144,11 +164,9 @@ def run_rltools(**options: Any) -> Found:
     marks = [(time.perf_counter(), 0)]
     while not state.step():
         marks.append((time.perf_counter(), len(marks)))
-    found = speeds(marks, options["STEP_LIMIT"])
-    from ddpg_continuous import evaluate  # and torch, which is no part of the memory
-
     rows = evaluate(SimpleNamespace(act=state.action), make_env(), 50)
-    return found | {"evaluation_mean": sum(row["return"] for row in rows) / 50}
+    mean = sum(row["return"] for row in rows) / 50
+    return speed(marks, options["STEP_LIMIT"]) | {"evaluation_mean": mean}
 
 
 def measure(implementation: str, given: str | dict[str, Any], cleanrl: Path | None) -> Found:
@@ -156,33 +174,15 @@ def measure(implementation: str, given: str | dict[str, Any], cleanrl: Path | No
     if implementation == "CleanRL":
         return run_cleanrl(cleanrl, *given.split())
     if isinstance(given, str):
-        return run_ours(*given.split())
+        return (run_floor if implementation == "floor" else run_ours)(*given.split())
     if implementation == "RLtools":
         return run_rltools(**given)
     return run_sb3(library={"SB3": "stable_baselines3", "SBX": "sbx"}[implementation], **given)
 
 
-def in_new_process(function: Callable[..., Any], *args: Any) -> Any:
-    """Call a function in a process of its own, which begins with the memory of this one: that is
-    why everything large is imported where it is used."""
-    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-        return pool.submit(function, *args).result()
-
-
-def write(row: dict[str, Any], path: Path) -> None:
-    """Write a row in place of the one that the CSV file has of the same measurement."""
-    import pandas as pd
-
-    old = [pd.read_csv(path)] if path.exists() else []
-    table = pd.concat([*old, pd.DataFrame([row]).round(3)])
-    table = table.drop_duplicates(["case", "implementation", "repeat"], keep="last")
-    table.to_csv(path, index=False)
-
-
 def main() -> None:
-    """Measure, each in a process of its own; write what was found at once."""
-    import tyro
-
+    """Measure, each in a process of its own; write what was found at once, in place of the row that
+    the file has of the same measurement."""
     args = tyro.cli(Args, description=__doc__)
     os.environ["OMP_NUM_THREADS"] = os.environ["NPROC"] = "1"  # the second is for XLA
     cases = tomllib.loads((ROOT / "benchmarks" / "speed.toml").read_text())
@@ -198,8 +198,12 @@ def main() -> None:
     for repeat in range(args.repeats):
         for case, name, given in chosen:
             row = {"case": case, "implementation": name, "repeat": repeat}
-            row |= in_new_process(measure, name, given, args.cleanrl)
-            in_new_process(write, row, args.csv)
+            with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+                row |= pool.submit(measure, name, given, args.cleanrl).result()
+            old = [pd.read_csv(args.csv)] if args.csv.exists() else []
+            table = pd.concat([*old, pd.DataFrame([row]).round(3)])
+            table = table.drop_duplicates(["case", "implementation", "repeat"], keep="last")
+            table.to_csv(args.csv, index=False)
             print(row, flush=True)
 
 

@@ -2,8 +2,8 @@
 
     python benchmarks/tables.py
 
-Each table stands between two comments, <!-- NAME --> and <!-- end of NAME -->. A test holds both
-pages to what this would write.
+Each table stands between two comments, <!-- NAME --> and <!-- end of NAME -->, and keeps the
+columns of its header. A test holds both pages to what this would write.
 """
 
 import inspect
@@ -45,7 +45,7 @@ def references(published: str) -> str:
 def results(name: str) -> pd.DataFrame:
     """Return all columns of the tables that come of NAME.csv, an experiment a row."""
     found = summarise(read_rows(RESULTS / f"{name}.csv"))
-    table = found.drop(columns=["flags", "seeds", "solved", "seconds"]).map(number)
+    table = found.drop(columns=["flags", "seeds", "solved"]).map(number)
     table = table.join(split_names(found.index).set_index(found.index))
     interval = " [" + table["low"] + ", " + table["high"] + "]"
     table[SCORE] = table["centre"] + interval.where(found["seeds"] > 1, "")
@@ -90,8 +90,6 @@ def speeds() -> pd.DataFrame:
     low, high = rows["steps_per_second"].min(), rows["steps_per_second"].max()
     table["steps/s"] = found["steps_per_second"].map("{:,.0f}".format)
     table["lowest–highest"] = low.map("{:,.0f}–".format) + high.map("{:,.0f}".format)
-    table["last ÷ second tenth"] = (found["last_tenth"] / found["second_tenth"]).map(number)
-    table["memory, MB"] = found["memory"].map("{:,.4g}".format, na_action="ignore")
     table["greedy return"] = found["evaluation_mean"].map(number)
     return table.reset_index().fillna("")
 
@@ -100,10 +98,8 @@ def speed() -> pd.DataFrame:
     """Steps a second of DDPG, DQN and A3C, an implementation a column."""
     table = speeds()
     table = table[table["case"].str.match("DDPG.*batch|DQN.*batch|A3C")]
-    columns = ["compiled", "not compiled", "SB3", "SBX", "CleanRL", "RLtools"]
     wide = table.pivot(index="case", columns="implementation", values="steps/s").fillna("")
-    wide = wide.loc[table["case"].unique(), [name for name in columns if name in wide]]
-    return wide.rename_axis("steps/s").reset_index()
+    return wide.loc[table["case"].unique()].rename_axis("steps/s").reset_index()
 
 
 def exact() -> pd.DataFrame:
@@ -133,9 +129,7 @@ def update() -> str:
     return f"```python\n{dedent(inspect.getsource(Agent.update))}```"
 
 
-TABLES = {
-    table.__name__: table for table in (overview, exact, speed, speeds, update)
-}  # what returns each
+TABLES = {table.__name__: table for table in (overview, exact, speed, speeds, update)}
 TABLES |= {name: partial(learned, name) for name in ("learning", "tutorials", "cheetah", "forks")}
 TABLES |= {
     "algorithm": partial(algorithm, "ddpg_continuous"),
@@ -145,29 +139,18 @@ TABLES |= {
     "ablations": partial(results, "ablations"),
     "noise": partial(pd.read_csv, RESULTS / "noise.csv"),
 }
-COLUMNS = {  # those shown, of tables that have more
-    "overview": f"file; paper; lines: algorithm + harness; environment; {SCORE}; {REFERENCE}",
-    "learning": f"script; environment; steps; seeds; {SCORE}; lowest seed; random; {REFERENCE}",
-    "solved": "script; environment; steps; solved at; seeds that solved it; solved after steps, "
-    "median; slowest seed, steps; last 100 episodes, lowest seed",
-    "tutorials": "label; environment; flags; seeds; greedy return; training, episodes 61–100; "
-    + REFERENCE,
-    "cheetah": f"label; flags; seeds; {SCORE}; lowest seed",
-    "forks": f"script; environment; steps; {SCORE}; {REFERENCE}",
-    "ablations": f"script; environment; steps; variant; flags; {SCORE}; lowest seed",
-}
 
 
 def fill_in(text: str) -> str:
-    """Return a page's text with the tables that it marks as they should be."""
+    """Return a page's text with its tables as they should be, with the columns that it shows."""
     for name, function in TABLES.items():
         before, mark, rest = text.partition(f"<!-- {name} -->\n")
         if mark:
-            _, end, after = rest.partition(f"<!-- end of {name} -->")
+            shown, end, after = rest.partition(f"<!-- end of {name} -->")
             table = function()
             if isinstance(table, pd.DataFrame):
-                table = table[COLUMNS[name].split("; ")] if name in COLUMNS else table
-                table = table.to_markdown(index=False, disable_numparse=True)
+                columns = [cell.strip() for cell in shown.split("\n")[0].strip("|").split("|")]
+                table = table[columns].to_markdown(index=False, disable_numparse=True)
             text = f"{before}{mark}{table}\n{end}{after}"
     return text
 
