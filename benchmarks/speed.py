@@ -17,9 +17,10 @@ import sys
 import tempfile
 import time
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,9 +29,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pandas as pd
-import torch
 import tyro
-from torch.utils._python_dispatch import TorchDispatchMode
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -62,6 +61,8 @@ def parameters(agent: Any) -> int:
 
 def ours(script: str, *flags: str) -> tuple[Any, Iterator[Any]]:
     """Return our agent, and the iterator that trains it and yields after each episode."""
+    import torch  # here, as RLtools refuses to run beside it
+
     torch.set_flush_denormal(True)  # as `main` does
     module = importlib.import_module(script)
     args = tyro.cli(module.Args, args=flags)
@@ -83,36 +84,37 @@ def run_ours(*command: str) -> Found:
     return found | {"updates": len(updates), "parameters": parameters(agent)}
 
 
-class Products(TorchDispatchMode):
-    """Notes the seconds that each matrix product takes."""
+def time_products(function: Callable[[], Any]) -> list[float]:
+    """Call a function; return the seconds of each matrix product that torch is asked for in it."""
+    from torch.utils._python_dispatch import TorchDispatchMode
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.seconds = []
+    seconds = []
 
-    def __torch_dispatch__(self, function: Any, _: Any, args: Any, kwargs: Any) -> Any:
-        """Call a function of torch."""
-        start = time.perf_counter()
-        result = function(*args, **kwargs or {})
-        if function.__name__.startswith(("mm", "addmm", "addmv", "linear")):
-            self.seconds.append(time.perf_counter() - start)
-        return result
+    class Mode(TorchDispatchMode):
+        def __torch_dispatch__(self, operation: Any, _: Any, args: Any, kwargs: Any) -> Any:
+            start = time.perf_counter()
+            result = operation(*args, **kwargs or {})
+            if operation.__name__.startswith(("mm", "addmm", "addmv", "linear")):
+                seconds.append(time.perf_counter() - start)
+            return result
+
+    with Mode():
+        function()
+    return seconds
 
 
-def run_floor(*command: str) -> Found:
-    """Time the matrix products of ten episodes of our training, and nothing else."""
+def run_products(*command: str) -> Found:
+    """Train our agent for ten episodes; time only the matrix products of the last five."""
     agent, episodes = ours(*command)
-    for _ in range(10):
-        next(episodes)
+    list(islice(episodes, 5))
     before = agent.timestep
-    with Products() as products:
-        for _ in range(10):
-            next(episodes)
-    return {"steps_per_second": (agent.timestep - before) / sum(products.seconds)}
+    seconds = time_products(lambda: list(islice(episodes, 5)))
+    return {"steps_per_second": (agent.timestep - before) / sum(seconds)}
 
 
 def run_sb3(algorithm: str, env_id: str, steps: int, library: str, **options: Any) -> Found:
     """Train an agent of Stable-Baselines3, or of SBX, the same in JAX; DDPG's with our noise."""
+    import torch
     from stable_baselines3.common.env_util import make_vec_env
     from stable_baselines3.common.noise import OrnsteinUhlenbeckActionNoise
 
@@ -155,8 +157,6 @@ def run_rltools(**options: Any) -> Found:
     """Train on Pendulum with RLtools, which compiles itself for it; evaluate as the scripts do."""
     from rltools import TD3
 
-    from ddpg_continuous import evaluate
-
     def make_env() -> gym.Env:
         return gym.wrappers.RescaleAction(gym.make("Pendulum-v1"), -1, 1)
 
@@ -164,9 +164,11 @@ def run_rltools(**options: Any) -> Found:
     marks = [(time.perf_counter(), 0)]
     while not state.step():
         marks.append((time.perf_counter(), len(marks)))
+    found = speed(marks, options["STEP_LIMIT"])
+    from ddpg_continuous import evaluate  # and torch
+
     rows = evaluate(SimpleNamespace(act=state.action), make_env(), 50)
-    mean = sum(row["return"] for row in rows) / 50
-    return speed(marks, options["STEP_LIMIT"]) | {"evaluation_mean": mean}
+    return found | {"evaluation_mean": sum(row["return"] for row in rows) / 50}
 
 
 def measure(implementation: str, given: str | dict[str, Any], cleanrl: Path | None) -> Found:
@@ -174,7 +176,7 @@ def measure(implementation: str, given: str | dict[str, Any], cleanrl: Path | No
     if implementation == "CleanRL":
         return run_cleanrl(cleanrl, *given.split())
     if isinstance(given, str):
-        return (run_floor if implementation == "floor" else run_ours)(*given.split())
+        return (run_products if implementation == "products" else run_ours)(*given.split())
     if implementation == "RLtools":
         return run_rltools(**given)
     return run_sb3(library={"SB3": "stable_baselines3", "SBX": "sbx"}[implementation], **given)
