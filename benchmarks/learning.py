@@ -9,8 +9,7 @@
                                                           what follows -- are flags of its own
 
 Stop at any time, and call the same again: what was interrupted is resumed, what is finished is
-kept. What comes of it goes to results/, of --quick and --script beside the runs: learning.csv (a
-row a seed), learning_curves.csv and learning_curves.png, or ablations.csv and ablations.png.
+kept. What comes of it goes to results/, of --quick and --script beside the runs.
 """
 
 import os
@@ -60,8 +59,7 @@ def main() -> None:
         found = read_experiments(*(all_of_them if name == "benchmarks" else (name,)))
     chosen = [e for e in found if all(word.lower() in e.name.lower() for word in args.only)]
     if not chosen:
-        names = "\n".join(experiment.name for experiment in found)
-        sys.exit(f"--only {' '.join(args.only)}: none of these:\n{names}")
+        sys.exit("\n".join(["--only: none of these has all the words:", *(e.name for e in found)]))
     runs = args.runs / name
     results = runs if name in ("quick", "script") else RESULTS
     try:

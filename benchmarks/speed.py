@@ -2,16 +2,14 @@
 
     python benchmarks/speed.py                           (an hour; writes results/speed.csv)
     python benchmarks/speed.py --only DDPG SB3           measurements whose names have both words
-    python benchmarks/speed.py --cleanrl CHECKOUT        with CleanRL, see README.md in this folder
 
 The measurements are those of speed.toml. Each has a process of its own, in one thread, and those
 compared take turns, so that a noisy machine is noisy for all. The first tenth of a run, in which
-the update is compiled, does not count. What is not there (CUDA, CleanRL, RLtools, SBX) is left out.
+the update is compiled, does not count. What fails, such as CUDA without a GPU, is told at the end.
 """
 
-import importlib.util
+import importlib
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -20,7 +18,7 @@ import tomllib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, count, product
 from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
@@ -34,8 +32,6 @@ import tyro
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-Found = dict[str, float]  # columns of speed.csv
-
 
 @dataclass(frozen=True)
 class Args:
@@ -43,11 +39,10 @@ class Args:
 
     repeats: int = 3  # of each measurement
     only: tuple[str, ...] = ()  # measurements whose names have all these words
-    cleanrl: Path | None = None  # a checkout of CleanRL
     csv: Path = ROOT / "benchmarks" / "results" / "speed.csv"  # where to write
 
 
-def speed(marks: list[tuple[float, int]], steps: int) -> Found:
+def speed(marks: list[tuple[float, int]], steps: int) -> dict[str, float]:
     """Return steps per second, from (time, steps so far), without the first tenth."""
     begun, done = np.interp([0.1 * steps, steps], *np.transpose(marks)[::-1])
     return {"steps_per_second": 0.9 * steps / (done - begun)}
@@ -71,14 +66,14 @@ def ours(script: str, *flags: str) -> tuple[Any, Iterator[Any]]:
     return agent, module.train(env, agent)
 
 
-def run_ours(*command: str) -> Found:
+def run_ours(*command: str) -> dict[str, float]:
     """Train our agent."""
     (agent, episodes), updates = ours(*command), []
     if hasattr(agent, "buffer"):
         sample = agent.buffer.sample  # once an update
         agent.buffer.sample = lambda *given: updates.append(1) or sample(*given)
     marks = [(time.perf_counter(), 0)]
-    for _ in episodes:
+    for _ in chain(episodes, [None]):  # the last episode may not come to its end
         marks.append((time.perf_counter(), agent.timestep))
     found = speed(marks, agent.args.total_timesteps)
     return found | {"updates": len(updates), "parameters": parameters(agent)}
@@ -94,7 +89,7 @@ def time_products(function: Callable[[], Any]) -> list[float]:
         def __torch_dispatch__(self, operation: Any, _: Any, args: Any, kwargs: Any) -> Any:
             start = time.perf_counter()
             result = operation(*args, **kwargs or {})
-            if operation.__name__.startswith(("mm", "addmm", "addmv", "linear")):
+            if operation.__name__.startswith(("mm", "addmm", "linear")):
                 seconds.append(time.perf_counter() - start)
             return result
 
@@ -103,16 +98,17 @@ def time_products(function: Callable[[], Any]) -> list[float]:
     return seconds
 
 
-def run_products(*command: str) -> Found:
-    """Train our agent for ten episodes; time only the matrix products of the last five."""
+def run_products(*command: str) -> dict[str, float]:
+    """Train our agent for 1,000 steps, and time only the matrix products of 1,000 more."""
     agent, episodes = ours(*command)
-    list(islice(episodes, 5))
-    before = agent.timestep
-    seconds = time_products(lambda: list(islice(episodes, 5)))
-    return {"steps_per_second": (agent.timestep - before) / sum(seconds)}
+    begun = next(agent.timestep for _ in episodes if agent.timestep >= 1000)
+    seconds = time_products(lambda: any(agent.timestep >= begun + 1000 for _ in episodes))
+    return {"steps_per_second": (agent.timestep - begun) / sum(seconds)}
 
 
-def run_sb3(algorithm: str, env_id: str, steps: int, library: str, **options: Any) -> Found:
+def run_sb3(
+    algorithm: str, env_id: str, steps: int, library: str, **options: Any
+) -> dict[str, float]:
     """Train an agent of Stable-Baselines3, or of SBX, the same in JAX; DDPG's with our noise."""
     import torch
     from stable_baselines3.common.env_util import make_vec_env
@@ -138,11 +134,11 @@ def run_sb3(algorithm: str, env_id: str, steps: int, library: str, **options: An
     return speed(marks, steps) | {"updates": model._n_updates, "parameters": size}
 
 
-def run_cleanrl(checkout: Path, script: str, *flags: str) -> Found:
+def run_cleanrl(script: str, *flags: str) -> dict[str, float]:
     """Run CleanRL's file for a tenth of the steps, and for all, and take the difference."""
     *flags, steps = flags
-    command = [sys.executable, checkout.resolve() / "cleanrl" / f"{script}.py", *flags]
-    environment = os.environ | {"PYTHONPATH": f"{checkout.resolve()}:{ROOT}"}
+    command = [sys.executable, ROOT / "cleanrl" / "cleanrl" / f"{script}.py", *flags]
+    environment = os.environ | {"PYTHONPATH": f"{ROOT / 'cleanrl'}:{ROOT}"}
     seconds = []
     for total in (int(steps) // 10, int(steps)):
         start = time.perf_counter()
@@ -153,7 +149,7 @@ def run_cleanrl(checkout: Path, script: str, *flags: str) -> Found:
     return {"steps_per_second": 0.9 * int(steps) / (seconds[1] - seconds[0])}
 
 
-def run_rltools(**options: Any) -> Found:
+def run_rltools(**options: Any) -> dict[str, float]:
     """Train on Pendulum with RLtools, which compiles itself for it; evaluate as the scripts do."""
     from rltools import TD3
 
@@ -171,42 +167,49 @@ def run_rltools(**options: Any) -> Found:
     return found | {"evaluation_mean": sum(row["return"] for row in rows) / 50}
 
 
-def measure(implementation: str, given: str | dict[str, Any], cleanrl: Path | None) -> Found:
+def measure(name: str, given: str | dict[str, Any]) -> dict[str, float]:
     """Do a measurement of speed.toml, in which a command line is given, or options."""
-    if implementation == "CleanRL":
-        return run_cleanrl(cleanrl, *given.split())
+    if name == "CleanRL":
+        return run_cleanrl(*given.split())
     if isinstance(given, str):
-        return (run_products if implementation == "products" else run_ours)(*given.split())
-    if implementation == "RLtools":
+        return (run_products if name == "products" else run_ours)(*given.split())
+    if name == "RLtools":
         return run_rltools(**given)
-    return run_sb3(library={"SB3": "stable_baselines3", "SBX": "sbx"}[implementation], **given)
+    return run_sb3(library={"SB3": "stable_baselines3", "SBX": "sbx"}[name], **given)
+
+
+def put(path: Path, row: dict[str, Any], order: dict[str, int]) -> None:
+    """Write a row in place of that of the same measurement, with the cases in this order."""
+    table = pd.DataFrame([row]).round(3)
+    table = pd.concat([pd.read_csv(path), table]) if path.exists() else table
+    table = table.drop_duplicates(["case", "implementation", "repeat"], keep="last")
+    table = table.sort_values("case", key=lambda cases: cases.map(order), kind="stable")
+    table.to_csv(path, index=False)
 
 
 def main() -> None:
-    """Measure, each in a process of its own; write what was found at once, in place of the row that
-    the file has of the same measurement."""
+    """Measure, each in a process of its own; write what was found at once."""
     args = tyro.cli(Args, description=__doc__)
     os.environ["OMP_NUM_THREADS"] = os.environ["NPROC"] = "1"  # the second is for XLA
     cases = tomllib.loads((ROOT / "benchmarks" / "speed.toml").read_text())
-    there = {"CUDA": shutil.which("nvidia-smi"), "CleanRL": args.cleanrl}
-    there |= {name: importlib.util.find_spec(name.lower()) for name in ("RLtools", "SBX")}
     chosen = [
         (case, name, given)
         for case, implementations in cases.items()
         for name, given in implementations.items()
         if all(word.lower() in f"{case} {name}".lower() for word in args.only)
-        and all(there[word] for word in there if word in name)
     ]
-    for repeat in range(args.repeats):
-        for case, name, given in chosen:
-            row = {"case": case, "implementation": name, "repeat": repeat}
+    failures = {} if chosen else {f"--only {' '.join(args.only)}": "none of speed.toml"}
+    for repeat, (case, name, given) in product(range(args.repeats), chosen):
+        try:
             with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-                row |= pool.submit(measure, name, given, args.cleanrl).result()
-            old = [pd.read_csv(args.csv)] if args.csv.exists() else []
-            table = pd.concat([*old, pd.DataFrame([row]).round(3)])
-            table = table.drop_duplicates(["case", "implementation", "repeat"], keep="last")
-            table.to_csv(args.csv, index=False)
-            print(row, flush=True)
+                found = pool.submit(measure, name, given).result()
+        except (Exception, SystemExit) as error:
+            failures[f"{case}, {name}"] = error
+            continue
+        row = {"case": case, "implementation": name, "repeat": repeat} | found
+        print(row, flush=True)
+        put(args.csv, row, dict(zip(cases, count())))
+    sys.exit("\n".join(f"{what}: {error}" for what, error in failures.items()) or None)
 
 
 if __name__ == "__main__":

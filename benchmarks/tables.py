@@ -144,14 +144,13 @@ TABLES |= {
 def fill_in(text: str) -> str:
     """Return a page's text with its tables as they should be, with the columns that it shows."""
     for name, function in TABLES.items():
-        before, mark, rest = text.partition(f"<!-- {name} -->\n")
-        if mark:
-            shown, end, after = rest.partition(f"<!-- end of {name} -->")
+        marks = rf"(?<=<!-- {name} -->\n)(.*?\n).*?(?=<!-- end of {name} -->)"
+        if shown := re.search(marks, text, re.S):
             table = function()
             if isinstance(table, pd.DataFrame):
-                columns = [cell.strip() for cell in shown.split("\n")[0].strip("|").split("|")]
+                columns = [cell.strip() for cell in shown[1].strip("| \n").split("|")]
                 table = table[columns].to_markdown(index=False, disable_numparse=True)
-            text = f"{before}{mark}{table}\n{end}{after}"
+            text = f"{text[: shown.start()]}{table}\n{text[shown.end() :]}"
     return text
 
 

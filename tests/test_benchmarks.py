@@ -25,6 +25,7 @@ from benchmarks import runner, speed, tables  # noqa: E402
 from benchmarks.runner import RESULTS, Experiment, read_experiments, read_rows, run_all, run_seed  # noqa: E402
 
 PAGES = [page.read_text() for page in tables.PAGES]
+SPEEDS = tomllib.loads((ROOT / "benchmarks" / "speed.toml").read_text())
 GROUPS = {
     "learning": ("learning", "exact", "tutorials", "random", "cheetah", "forks"),
     "ablations": ("ablations",),
@@ -92,9 +93,38 @@ def test_results_are_of_the_experiments_and_not_of_seeds_tuned_on(name):
         assert sorted(seeds["seed"]) == list(experiments[experiment].seeds)[: len(seeds)]
 
 
-def test_speeds_are_of_the_same_work():
-    rows = pd.read_csv(RESULTS / "speed.csv").query("case.str.contains('batch')")
-    assert rows.groupby("case")[["updates", "parameters"]].nunique().max().max() <= 1
+def test_speeds_are_of_the_same_work_three_times():
+    rows = pd.read_csv(RESULTS / "speed.csv")
+    for case, implementations in SPEEDS.items():
+        found = rows[rows["case"] == case]
+        assert (found["implementation"].value_counts() == 3).all()
+        missing = implementations.keys() - {*found["implementation"]}
+        assert all("CUDA" in name for name in missing)
+        if "batch" in case:
+            work = found[~found["implementation"].isin(["products", "CleanRL", "RLtools"])]
+            assert (work["updates"] == implementations["SB3"]["steps"] - 100).all()
+            assert work["parameters"].nunique() == 1 and work["parameters"].notna().all()
+
+
+def test_a_speed_leaves_the_first_tenth_out_and_takes_the_place_of_its_old_one(tmp_path):
+    found = speed.speed([(0, 0), (9, 100), (18, 1000)], 1000)
+    assert found == {"steps_per_second": pytest.approx(100)}
+    rows = [
+        ("b", "SB3", 0, 1.0),
+        ("old", "SB3", 0, 2.0),
+        ("a", "SB3", 0, 3.0),
+        ("b", "SB3", 0, 4.5678),
+    ]
+    for case, implementation, repeat, value in rows:
+        row = {"case": case, "implementation": implementation, "repeat": repeat, "x": value}
+        speed.put(tmp_path / "speed.csv", row, {"a": 0, "b": 1})
+    lines = (tmp_path / "speed.csv").read_text().split()
+    assert lines == [
+        "case,implementation,repeat,x",
+        "a,SB3,0,3.0",
+        "b,SB3,0,4.568",
+        "old,SB3,0,2.0",
+    ]
 
 
 def test_each_matrix_product_is_timed_once():
@@ -121,12 +151,18 @@ def test_every_experiment_is_a_command_line_that_its_script_takes(group):
         tyro.cli(script.Args, args=experiment.arguments(experiment.run_dirs(Path("runs"))[0]))
 
 
-def test_every_speed_of_ours_is_a_command_line_that_its_script_takes():
-    for implementations in tomllib.loads((ROOT / "benchmarks" / "speed.toml").read_text()).values():
+def test_every_speed_of_ours_is_a_command_line_for_the_work_of_the_others():
+    for implementations in SPEEDS.values():
         for name, given in implementations.items():
             if isinstance(given, str) and not re.search("CleanRL|CUDA", name):
                 script, *flags = given.split()
-                tyro.cli(importlib.import_module(script).Args, args=flags)
+                args = tyro.cli(importlib.import_module(script).Args, args=flags)
+                for other in implementations.keys() & {"SB3", "SBX"}:
+                    options = implementations[other]
+                    assert args.total_timesteps == options["steps"]
+                    if script != "a3c_cartpole":
+                        assert [*args.hidden_sizes] == options["policy_kwargs"]["net_arch"]
+                        assert args.batch_size == options["batch_size"]
 
 
 # --- The arithmetic
