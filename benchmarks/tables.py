@@ -135,7 +135,7 @@ TABLES |= {
     "algorithm": partial(algorithm, "ddpg_continuous"),
     "algorithm_dqn": partial(algorithm, "dqn_shower"),
     "algorithm_a3c": partial(algorithm, "a3c_cartpole"),
-    "solved": lambda: learned("learning").query("`slowest seed, steps` != ''"),
+    "solved": lambda: learned("learning", "exact").query("`slowest seed, steps` != ''"),
     "ablations": partial(results, "ablations"),
     "noise": partial(pd.read_csv, RESULTS / "noise.csv"),
 }
