@@ -59,7 +59,7 @@ def main() -> None:
         found = read_experiments(*(all_of_them if name == "benchmarks" else (name,)))
     chosen = [e for e in found if all(word.lower() in e.name.lower() for word in args.only)]
     if not chosen:
-        sys.exit("\n".join(["--only: none of these has all the words:", *(e.name for e in found)]))
+        sys.exit("\n".join(["--only: of these, none has all the words:", *(e.name for e in found)]))
     runs = args.runs / name
     results = runs if name in ("quick", "script") else RESULTS
     try:

@@ -161,7 +161,7 @@ def run_rltools(**options: Any) -> dict[str, float]:
     while not state.step():
         marks.append((time.perf_counter(), len(marks)))
     found = speed(marks, options["STEP_LIMIT"])
-    from ddpg_continuous import evaluate  # and torch
+    from ddpg_continuous import evaluate  # here, as it imports torch
 
     rows = evaluate(SimpleNamespace(act=state.action), make_env(), 50)
     return found | {"evaluation_mean": sum(row["return"] for row in rows) / 50}
