@@ -137,8 +137,8 @@ TABLES |= {
     "algorithm_a3c": partial(algorithm, "a3c_cartpole"),
     "solved": lambda: learned("learning", "exact").query("`slowest seed, steps` != ''"),
     "ablations": partial(results, "ablations"),
-    "noise": partial(pd.read_csv, RESULTS / "noise.csv"),
 }
+TABLES |= {name: partial(pd.read_csv, RESULTS / f"{name}.csv") for name in ("noise", "cartpole")}
 
 
 def fill_in(text: str) -> str:
