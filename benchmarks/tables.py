@@ -130,12 +130,12 @@ def update() -> str:
 
 
 TABLES = {table.__name__: table for table in (overview, exact, speed, speeds, update)}
-TABLES |= {name: partial(learned, name) for name in ("learning", "tutorials", "cheetah", "forks")}
+TABLES |= {name: partial(learned, name) for name in ("learning", "tutorials", "mujoco", "forks")}
 TABLES |= {
     "algorithm": partial(algorithm, "ddpg_continuous"),
     "algorithm_dqn": partial(algorithm, "dqn_shower"),
     "algorithm_a3c": partial(algorithm, "a3c_cartpole"),
-    "solved": lambda: learned("learning", "exact").query("`slowest seed, steps` != ''"),
+    "solved": lambda: learned("learning").query("`slowest seed, steps` != ''"),
     "ablations": partial(results, "ablations"),
 }
 TABLES |= {name: partial(pd.read_csv, RESULTS / f"{name}.csv") for name in ("noise", "cartpole")}
