@@ -36,7 +36,7 @@ Symbol → name in the code
 
 Deviations, and the flags that undo them (letter: from the first author, in muupan's async-rl wiki)
     Two workers, longer rollouts: --num-workers 16 --t-max 5
-    Rewards are divided by the running deviation of their discounted sums: --no-scale-rewards
+    Rewards are divided by the standard deviation of their discounted sums: --no-scale-rewards
     The loss of V weighs less: --value-coef 1 (letter: 0.5)
     η is larger, ε smaller: --learning-rate 7e-4 --rmsprop-epsilon 0.1 (letter)
 
@@ -114,7 +114,7 @@ class Args:
     t_max: PositiveInt = 50  # steps of a rollout, at most
     entropy_coef: NonNegativeFloat = 0.01  # weight β of the entropy
     value_coef: NonNegativeFloat = 0.1  # weight of the loss of V
-    scale_rewards: bool = True  # divide them by the running deviation of their discounted sum
+    scale_rewards: bool = True  # divide them by the standard deviation of their discounted sum
     hidden_sizes: tuple[PositiveInt, ...] = (64, 64)  # units in the hidden layers
     best: bool = False  # evaluate or play the θ with the best mean of 100 returns, not the last
 

@@ -31,7 +31,8 @@ Deviations from the paper, and the flags that undo them
     In the gradient, the error y − Q(s,a;θ) is not clipped to ±1: --huber
     ε ends at 0.05: --epsilon-final 0.1
     The minibatch is larger, the memory smaller: --batch-size 32 --buffer-size 1000000
-    Updates begin earlier, ε falls longer: --learning-starts 50000 --epsilon-fraction 0.02
+    Updates begin earlier: --learning-starts 50000
+    ε falls over more of the run: --epsilon-fraction 0.02
     The learning rate is larger and falls to 0: --learning-rate 2.5e-4 --learning-rate-final 1
 
 Deviations without a flag
