@@ -29,7 +29,7 @@ Symbol → name in the code
 
 Deviations from the paper's low-dimensional setting (section 7), and the flags that undo them
     The targets follow five times as fast, as runs are far shorter: --tau 0.001
-    γ is smaller, for LunarLander's sake and InvertedPendulum's: --gamma 0.99
+    γ is smaller, for LunarLander's sake: --gamma 0.99
     The noise starts larger and shrinks over the run: --noise-sigma 0.2 --noise-final 1
     The learning rates fall to 0 over the second half of the run: --learning-rate-final 1
     The first update comes after 1,000 steps: --learning-starts 1
