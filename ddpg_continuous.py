@@ -168,7 +168,7 @@ class Agent(nn.Module):
     """The networks, their targets and optimisers, and the replay buffer.
 
     `episode` and `timestep` count finished episodes and environment steps. All attributes, and
-    those of the agent's modules, are saved and restored; what is kept elsewhere is lost.
+    those of modules that are not torch's, are saved and restored; what is kept elsewhere is lost.
     """
 
     def __init__(self, env: gym.Env, args: Args) -> None:
@@ -298,8 +298,8 @@ class ReplayBuffer:
 
 
 class Adam(nn.Module):
-    """Adam (Kingma & Ba 2015) as in torch.optim, whose own does not compile into one graph with
-    the update: with torch's, an update takes 1.6 to 5 times as long, most for small networks."""
+    """Adam (Kingma & Ba 2015), for parameters that all have gradients. torch's own does not compile
+    into one graph with the update: with it, an update takes 1.6 to 5 times as long."""
 
     def __init__(self, parameters: Iterable[Tensor], lr: float) -> None:
         super().__init__()
@@ -463,18 +463,20 @@ def state_of(agent: Agent) -> dict[str, Any]:
         others = {name: module._buffers[name] for name in module._non_persistent_buffers_set}
         torchs = type(module).__module__.startswith("torch.")
         for name, x in (vars(module) | others).items():
-            function = inspect.isfunction(x) or inspect.ismethod(x) or inspect.isbuiltin(x)
-            skip = function or isinstance(x, Args | type | torch.device) or name in INTERNAL
-            if not (skip or (torchs and not isinstance(x, int | float))):
+            skip = name in INTERNAL or (torchs and not isinstance(x, int | float))
+            if not (skip or inspect.isroutine(x) or isinstance(x, Args | type | torch.device)):
                 state[f"{path}.{name}"] = x.state_dict() if hasattr(x, "state_dict") else x
-    owned = {x.untyped_storage().data_ptr() for x in state["tensors"].values()} - {0}
+    owned = [x.untyped_storage() for x in state["tensors"].values()]
     for path, x in tree_leaves_with_path(state, is_leaf=lambda x: type(x) not in CONTAINERS):
         if not (type(x) in SAVED or isinstance(x, np.generic)):
             raise TypeError(f"agent{keystr(path)}: {type(x).__name__} is not saved; see Fork it")
-        other = torch.is_tensor(x) and path[0].key not in ("tensors", "gradients")
-        if other and (x.requires_grad or x.untyped_storage().data_ptr() in owned):
-            raise TypeError(f"agent{keystr(path)} would come back as a copy: use nn.Parameter")
-        if isinstance(x, torch.Tensor | np.ndarray) and (x != x).any():
+        array = isinstance(x, torch.Tensor | np.ndarray)
+        if array and path[0].key not in ("tensors", "gradients"):
+            start = x.data_ptr() if torch.is_tensor(x) else x.ctypes.data
+            shared = any(0 <= start - memory.data_ptr() < memory.nbytes() for memory in owned)
+            if shared or (torch.is_tensor(x) and x.requires_grad):
+                raise TypeError(f"agent{keystr(path)} would come back as a copy: use nn.Parameter")
+        if array and (x != x).any():
             raise FloatingPointError(f"agent{keystr(path)} is NaN; the last checkpoint is good")
     return state
 
@@ -547,18 +549,18 @@ def learn(env: gym.Env, agent: Agent, rows: Rows, run_dir: Path) -> None:
     """Train; log each episode, evaluate and write checkpoints between them."""
     args, last_save, interval = agent.args, time.perf_counter(), agent.args.checkpoint_every
     started = last_save - (rows[-1]["seconds"] if rows else 0.0)
-    evaluations = sum("evaluation" in row for row in rows)
+    evaluations, steps = args.evaluations, args.total_timesteps
     pause = 0.1 if sys.stderr.isatty() else 30  # seconds between lines of a log
-    bar = tqdm(total=args.total_timesteps, initial=agent.timestep, mininterval=pause)
+    bar = tqdm(total=steps, initial=agent.timestep, mininterval=pause)
     with bar, contextlib.closing(make_env(args)) as evaluation_env:
         for result in train(env, agent):
             now = time.perf_counter()
             row = {"episode": agent.episode, "timestep": agent.timestep, "seconds": now - started}
             row |= {k: v.item() if hasattr(v, "item") else v for k, v in result.items()}
-            if evaluations < agent.timestep * args.evaluations // args.total_timesteps:
+            before = rows[-1]["timestep"] if rows else 0
+            if before * evaluations // steps < agent.timestep * evaluations // steps:  # one is due
                 played = evaluate(agent, evaluation_env, args.eval_episodes)
                 row["evaluation"] = fmean(episode["return"] for episode in played)
-                evaluations += 1
             rows.append(row)
             if args.track:
                 import wandb
@@ -599,9 +601,8 @@ def parse_args(argv: Sequence[str] | None) -> Args:
 
 def open_env(args: Args, at_exit: contextlib.ExitStack) -> gym.Env:
     """Make the environment, filmed or in a window if that is asked for; it is closed at exit."""
-    kinds = (gym.error.Error, ModuleNotFoundError, NotImplementedError)
-    kinds = Exception if args.env_kwargs else kinds
-    with usage(f"--env-id {args.env_id}", kinds):
+    known = (gym.error.Error, ModuleNotFoundError, NotImplementedError)
+    with usage(f"--env-id {args.env_id}", Exception if args.env_kwargs else known):
         env = at_exit.enter_context(contextlib.closing(make_env(args)))
         if env.has_wrapper_attr("obs_rms") or env.has_wrapper_attr("return_rms"):
             raise gym.error.Error("a wrapper normalises, by statistics that no checkpoint holds")
@@ -679,8 +680,7 @@ def main(argv: Sequence[str] | None = None) -> tuple[Agent, Path]:
             path = run_dir / "checkpoint.pt"
             if path.exists() and not args.play:
                 step = torch.load(path, weights_only=True, mmap=True)["timestep"]
-                where = f"--resume {run_dir} goes on after step {step}"
-                print(f"\nstopped; {where}", file=sys.stderr)
+                print(f"\nstopped; --resume {run_dir} goes on after step {step}", file=sys.stderr)
             raise SystemExit(130) from None
     returns = [row["return"] for row in rows]
     if args.track:

@@ -133,6 +133,7 @@ register("MatrixActions", action=Box(-1, 1, (2, 1)))
 register("UnboundedActions", action=box([-np.inf], [1.0]))
 register("DiscreteActions", action=Discrete(3))
 register("FirstActionFive", action=Discrete(3, start=5))
+register("ByteActions", action=Discrete(3, dtype=np.uint8))
 register("Bytes", observation=Box(np.array([-128, 0, 5]), np.array([127, 1, 5]), dtype=np.int8))
 register("Broken", no_such_option=None)
 

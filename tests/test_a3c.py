@@ -223,6 +223,14 @@ def test_best_plays_the_best():
     assert (agent.act(np.zeros(4)), best.act(np.zeros(4))) == (1, 0)
 
 
+def test_what_is_evaluated_is_the_last_theta_also_within_an_episode():
+    flags = ["--env-id", "tests.environments:EndsOnce-v0", "--total-timesteps", 200]
+    assert run_here("a3c_cartpole", *SMALL["a3c_cartpole"], *flags, "--run-dir", "run") == 0
+    agent, rows = load("run")["agent"], load("run")["rows"]
+    assert [row["timestep"] for row in rows] == [7] and agent["T"] == 200
+    assert torch.equal(agent["acting_theta"], agent["theta"])
+
+
 # --- The processes
 
 

@@ -126,14 +126,18 @@ def test_actions_meet_bounds_of_all_kinds(space, expected):
         assert value is None or env.unwrapped.actions[-1] == value
 
 
-def test_discrete_actions_that_do_not_start_at_0():
+@pytest.mark.parametrize(
+    ("name", "expected"), [("FirstActionFive", [5, 6, 7]), ("ByteActions", [0, 1, 2])]
+)
+def test_discrete_actions_from_0_of_64_bits(name, expected):
     for script in (a3c, dqn):
-        args = script.Args(env_id="tests.environments:FirstActionFive-v0")
+        args = script.Args(env_id=f"tests.environments:{name}-v0")
         env = script.make_env(args)
         env.reset()
         for action in range(3):
             env.step(action)
-        assert env.unwrapped.actions == [5, 6, 7] and env.action_space == Discrete(3)
+        assert env.unwrapped.actions == expected
+        assert env.action_space == Discrete(3) and env.action_space.dtype == np.int64
 
 
 def test_too_large_a_buffer(capsys):

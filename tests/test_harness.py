@@ -305,6 +305,13 @@ def test_resume_of_a_finished_run_only_evaluates():
     assert json.loads(Path("run/args.json").read_text()) == args | {"eval_episodes": 3}
 
 
+def test_a_finished_run_that_goes_on_is_evaluated():
+    assert run_here(FASTEST, *RUN) == 0
+    assert run_here(FASTEST, "--resume", "run", "--total-timesteps", 3600) == 0
+    found = [row["timestep"] for row in load("run")["rows"] if "evaluation" in row]
+    assert len(found) == 2 and 1800 <= found[1] < 2400  # half of the whole
+
+
 def test_checkpoints_come_every_so_many_seconds(monkeypatch):
     saves, save = [], random_baseline.save
     monkeypatch.setattr(
