@@ -198,7 +198,7 @@ class Agent(nn.Module):
         self.episodes = torch.zeros(args.num_workers, dtype=torch.int64)  # finished by each
         self.recent_returns = deque(maxlen=100)
         self.best_mean, self.best_theta = -np.inf, nn.Buffer(self.theta.clone())
-        self.acting_theta = nn.Buffer(self.theta.clone())  # θ after the last episode
+        self.acting_theta = nn.Buffer(self.theta.clone())  # θ as it is evaluated
         self.share_memory()
 
     @property
@@ -313,6 +313,7 @@ def work(worker: int, agent: Agent, lock: Any, results: Any, go_on: Any) -> None
     multiprocessing.current_process()._config["daemon"] = False  # else it may have no children
     torch.set_num_threads(1)  # more would fight for the cores
     torch.set_flush_denormal(True)
+    results.cancel_join_thread()  # else it could not end if one was killed while writing there
     del agent.recent_returns, agent.best_mean  # the parent alone keeps them
     own = not_shared(agent)
     with contextlib.closing(make_env(agent.args)) as env:
@@ -321,7 +322,8 @@ def work(worker: int, agent: Agent, lock: Any, results: Any, go_on: Any) -> None
             if changed:
                 raise TypeError(f"workers share the agent's buffers only, not {[*dict(changed)]}")
             results.put((worker, row))
-            go_on[worker].acquire()
+            while not go_on[worker].acquire(timeout=0.1):
+                pass  # without a timeout, a signal that comes just before the call is not handled
     os._exit(0)  # whatever threads the environment leaves: `train` has all results
 
 

@@ -1,11 +1,13 @@
 """Small environments for the tests, by `--env-id tests.environments:NAME`."""
 
 import functools
+import gc
 import itertools
 import os
 import signal
 import time
 from multiprocessing import Process
+from multiprocessing.queues import Queue
 from pathlib import Path
 
 import gymnasium as gym
@@ -139,7 +141,8 @@ register("Broken", no_such_option=None)
 
 
 class Mortal(gym.Wrapper):
-    """CartPole, whose process is killed at the 400th step unless the file MORTAL is there."""
+    """CartPole, whose process is killed at the 400th step unless the file MORTAL is there, and
+    leaves queues locked, as if it had been writing to them."""
 
     steps = 0
 
@@ -147,6 +150,9 @@ class Mortal(gym.Wrapper):
         self.steps += 1
         if self.steps == 400 and not Path(os.environ["MORTAL"]).exists():
             Path(os.environ["MORTAL"]).touch()
+            for x in gc.get_objects():
+                if isinstance(x, Queue):
+                    x._wlock.acquire()
             os.kill(os.getpid(), signal.SIGKILL)
         return super().step(action)
 

@@ -289,6 +289,14 @@ def test_stop_leaves_a_checkpoint_and_no_process(number):
     assert load("run")["agent"]["T"] > 0
 
 
+def test_a_worker_that_is_killed_while_it_sends_an_episode(monkeypatch):
+    monkeypatch.setenv("MORTAL", "mortal")
+    flags = ["--env-id", "tests.environments:Mortal-v0", "--num-workers", 2]
+    process = start("a3c_cartpole", *SMALL["a3c_cartpole"], "--total-timesteps", 10**7, *flags)
+    _, err = process.communicate(timeout=25)
+    assert process.returncode == 1 and "signal SIGKILL" in err
+
+
 @on_linux
 def test_a_killed_worker_ends_the_run_and_it_resumes():
     process = start_and_wait(rows=30)
