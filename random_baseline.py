@@ -182,14 +182,15 @@ def state_of(agent: Agent) -> dict[str, Any]:
             skip = name in INTERNAL or (torchs and not isinstance(x, int | float))
             if not (skip or inspect.isroutine(x) or isinstance(x, Args | type | torch.device)):
                 state[f"{path}.{name}"] = x.state_dict() if hasattr(x, "state_dict") else x
-    owned = [x.untyped_storage() for x in state["tensors"].values()]
+    storages = [x.untyped_storage() for x in state["tensors"].values()]
+    owned = [(m.data_ptr(), m.nbytes() if m.device.type == "cpu" else 1) for m in storages]
     for path, x in tree_leaves_with_path(state, is_leaf=lambda x: type(x) not in CONTAINERS):
         if not (type(x) in SAVED or isinstance(x, np.generic)):
             raise TypeError(f"agent{keystr(path)}: {type(x).__name__} is not saved; see Fork it")
         array = isinstance(x, torch.Tensor | np.ndarray)
         if array and path[0].key not in ("tensors", "gradients"):
-            start = x.data_ptr() if torch.is_tensor(x) else x.ctypes.data
-            shared = any(0 <= start - memory.data_ptr() < memory.nbytes() for memory in owned)
+            start = x.untyped_storage().data_ptr() if torch.is_tensor(x) else x.ctypes.data
+            shared = any(0 <= start - first < size for first, size in owned)
             if shared or (torch.is_tensor(x) and x.requires_grad):
                 raise TypeError(f"agent{keystr(path)} would come back as a copy: use nn.Parameter")
         if array and (x != x).any():
@@ -274,7 +275,7 @@ def learn(env: gym.Env, agent: Agent, rows: Rows, run_dir: Path) -> None:
             row = {"episode": agent.episode, "timestep": agent.timestep, "seconds": now - started}
             row |= {k: v.item() if hasattr(v, "item") else v for k, v in result.items()}
             before = rows[-1]["timestep"] if rows else 0
-            if before * evaluations // steps < agent.timestep * evaluations // steps:  # one is due
+            if before * evaluations // steps < row["timestep"] * evaluations // steps:  # one is due
                 played = evaluate(agent, evaluation_env, args.eval_episodes)
                 row["evaluation"] = fmean(episode["return"] for episode in played)
             rows.append(row)

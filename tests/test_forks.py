@@ -147,6 +147,7 @@ NOT_SAVED = {  # an attribute, and what the error says
     "self.actor.layers[0].weight.data": "'.new'. would come back as a copy",
     "[p.detach() for p in self.actor.parameters()]": "'.new'..0. would come back as a copy",
     "self.actor.layers[0].weight.detach().numpy()[1:]": "'.new'. would come back as a copy",
+    "self.critic.layers[0].weight.detach().numpy()[::-1]": "'.new'. would come back as a copy",
     "__import__('enum').IntEnum('E', 'a').a": "'.new'.: E is not saved",
     "np.ma.zeros(2)": "'.new'.: MaskedArray",
     "__import__('collections').Counter()": "'.new'.: Counter",
