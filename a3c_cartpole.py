@@ -313,7 +313,7 @@ def work(worker: int, agent: Agent, lock: Any, results: Any, go_on: Any) -> None
     multiprocessing.current_process()._config["daemon"] = False  # else it may have no children
     torch.set_num_threads(1)  # more would fight for the cores
     torch.set_flush_denormal(True)
-    results.cancel_join_thread()  # else it could not end if another was killed while it wrote
+    results.cancel_join_thread()  # else a worker killed while sending keeps this from ending
     del agent.recent_returns, agent.best_mean  # the parent alone keeps them
     own = not_shared(agent)
     with contextlib.closing(make_env(agent.args)) as env:
