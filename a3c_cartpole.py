@@ -52,6 +52,7 @@ Examples
 import contextlib
 import copyreg
 import csv
+import functools
 import inspect
 import json
 import os
@@ -63,13 +64,13 @@ import signal
 import sys
 import threading
 import time
-from collections import OrderedDict, defaultdict, deque
+from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Iterator, Sequence
-from dataclasses import field
+from dataclasses import field, replace
 from datetime import datetime
 from itertools import count, pairwise
 from pathlib import Path
-from statistics import fmean, pstdev
+from statistics import fmean
 from typing import Annotated, Any
 
 import gymnasium as gym
@@ -175,7 +176,8 @@ def sample_softmax(logits: np.ndarray, rng: np.random.Generator) -> int:
 class Agent(nn.Module):
     """The parameters, RMSProp's g and the counter T, which the workers share, and the best θ.
 
-    Workers, each running an actor-learner, share its tensors; changing anything else is an error.
+    Workers, each running an actor-learner, share its tensors. One that changes anything else stops
+    with an error, within 100 episodes; what `train` changes besides, workers do not see.
     `episode` and `timestep` count finished episodes and environment steps, of all workers.
     """
 
@@ -318,7 +320,7 @@ def work(worker: int, agent: Agent, lock: Any, results: Any, go_on: Any) -> None
     own = not_shared(agent)
     with contextlib.closing(make_env(agent.args)) as env:
         for number, row in enumerate(actor_learner(env, agent, worker, lock)):
-            changed = not_shared(agent).items() - own.items() if number == 0 else ()
+            changed = not_shared(agent).items() - own.items() if number % 100 == 0 else ()
             if changed:
                 raise TypeError(f"workers share the agent's buffers only, not {[*dict(changed)]}")
             results.put((worker, row))
@@ -398,22 +400,26 @@ NUMPY = [np.ndarray, np.dtype, np._core.multiarray._reconstruct, np._core.multia
 NUMPY += {type(np.dtype(code)) for code in np.typecodes["All"]}
 torch.serialization.add_safe_globals([deque, *NUMPY])
 CONTAINERS = {dict, OrderedDict, list, tuple, deque}  # exactly: a subclass could not be loaded
-SAVED = {torch.Tensor, nn.Parameter, np.ndarray, bool, int, float, str, type(None)}
+SAVED = {torch.Tensor, nn.Parameter, np.ndarray, Counter, bool, int, float, str, type(None)}
 INTERNAL = vars(nn.Module()).keys() - {"training"}
+GLOBAL_SEEDS = torch.manual_seed, np.random.seed, random.seed
 
 
 def seed_episode(env: gym.Env, *seed: int) -> np.random.Generator:
-    """Return an episode's generator; the global ones and the action space's are seeded from it."""
+    """Return an episode's generator; the global ones and the spaces' are seeded from it."""
     rng = np.random.default_rng(seed)
     number = int(rng.integers(2**32))
-    for seed_global in (torch.manual_seed, np.random.seed, random.seed, env.action_space.seed):
-        seed_global(number)
+    spaces = env.action_space, env.unwrapped.action_space, env.unwrapped.observation_space
+    for seed_one in (*GLOBAL_SEEDS, *(space.seed for space in spaces)):
+        seed_one(number)
     return rng
 
 
 def make(args: Args, render_mode: str | None = None) -> gym.Env:
     """Make an environment with a time limit; observations that can be flattened are vectors of
     float32, each in an array of its own."""
+    for seed_global in GLOBAL_SEEDS:  # an environment may draw numbers as it is made
+        seed_global(args.seed % 2**32)
     options = args.env_kwargs | ({"render_mode": render_mode} if render_mode else {})
     env = gym.make(args.env_id, max_episode_steps=args.max_episode_steps, **options)
     env = env if env.spec.max_episode_steps else gym.wrappers.TimeLimit(env, 1000)
@@ -459,8 +465,10 @@ def state_of(agent: Agent) -> dict[str, Any]:
         for name, x in (vars(module) | others).items():
             skip = name in INTERNAL or (torchs and not isinstance(x, int | float))
             if not (skip or inspect.isroutine(x) or isinstance(x, Args | type | torch.device)):
-                state[f"{path}.{name}"] = x.state_dict() if hasattr(x, "state_dict") else x
-    storages = [x.untyped_storage() for x in state["tensors"].values()]
+                if hasattr(x, "state_dict"):
+                    name, x = f"{name}.state_dict", x.state_dict()
+                state[f"{path}.{name}"] = x
+    storages = [x.untyped_storage() for x in state["tensors"].values() if torch.is_tensor(x)]
     owned = [(m.data_ptr(), m.nbytes() if m.device.type == "cpu" else 1) for m in storages]
     for path, x in tree_leaves_with_path(state, is_leaf=lambda x: type(x) not in CONTAINERS):
         if not (type(x) in SAVED or isinstance(x, np.generic)):
@@ -487,7 +495,7 @@ def save(agent: Agent, rows: Rows, run_dir: Path) -> None:
         torch.load(temporary, weights_only=True, mmap=True)  # or fail now
         os.replace(temporary, run_dir / "checkpoint.pt")
     except Exception as error:
-        error.add_note(f"while writing {temporary}; is the disk full?")
+        error.add_note(f"while writing {temporary}; is the disk full, or read-only?")
         raise
     finally:
         temporary.unlink(missing_ok=True)
@@ -502,21 +510,19 @@ def load(agent: Agent, run_dir: Path) -> Rows:
     """Restore what `save` wrote; return the rows. With weights_only a checkpoint runs no code."""
     checkpoint = torch.load(run_dir / "checkpoint.pt", map_location="cpu", weights_only=True)
     saved, fresh = checkpoint["agent"], state_of(agent)
-    new = {path for path, x in saved.items() if isinstance(x, dict)}  # as an optimiser's state
-    new -= {path for path, x in fresh.items() if isinstance(x, dict)}
-    if different := new | (fresh.keys() - saved.keys()):
-        raise ValueError(f"of another {SCRIPT}.py, or made after Agent.__init__: {different}")
+    if missing := fresh.keys() - saved.keys():
+        raise ValueError(f"of another {SCRIPT}.py, or made after Agent.__init__: {missing}")
     agent.load_state_dict(saved.pop("tensors"))
     for name, (requires_grad, gradient) in saved.pop("gradients").items():
         parameter = agent.get_parameter(name).requires_grad_(requires_grad)
         parameter.grad = None if gradient is None else gradient.to(parameter.device)
     for path, value in saved.items():
-        module, _, name = path.rpartition(".")
-        owner = agent.get_submodule(module)
-        if hasattr(old := getattr(owner, name, None), "load_state_dict"):
-            old.load_state_dict(value)
+        *names, last = path.lstrip(".").split(".")
+        owner = functools.reduce(getattr, names, agent)
+        if last == "state_dict":
+            owner.load_state_dict(value)
         else:
-            setattr(owner, name, value)
+            setattr(owner, last, value)
     return json.loads(checkpoint["rows"])
 
 
@@ -589,8 +595,11 @@ def parse_args(argv: Sequence[str] | None) -> Args:
         with usage(f"{run_dir}: not a run of {SCRIPT}.py"):
             path = run_dir / "checkpoint.pt"
             checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-            defaults = TypeAdapter(Args).validate_json(checkpoint["args"])
+            saved = json.loads(checkpoint["args"]) | {"resume": args.resume, "play": args.play}
+            env_kwargs = saved.pop("env_kwargs")  # with defaults, tyro would know other flags
+            defaults = TypeAdapter(Args).validate_python(saved)
             args = tyro.cli(Args, args=argv, default=defaults)
+            args = replace(args, env_kwargs=env_kwargs | args.env_kwargs)
     return args
 
 
@@ -684,7 +693,7 @@ def main(argv: Sequence[str] | None = None) -> tuple[Agent, Path]:
         videos = {path.stem: wandb.Video(str(path)) for path in run_dir.glob("videos/*.mp4")}
         wandb.log({"evaluation": fmean(returns), **videos})
         wandb.finish()
-    score = f"{fmean(returns):.1f} ± {pstdev(returns):.1f}"
+    score = f"{fmean(returns):.1f} ± {np.std(returns):.1f}"
     print(f"evaluation: mean return {score} over {len(rows)} episodes; the run is in {run_dir}")
     return agent, run_dir
 

@@ -99,7 +99,8 @@ def load(run_dir):
     """Return what the checkpoint of a run holds."""
     checkpoint = torch.load(Path(run_dir, "checkpoint.pt"), weights_only=True)
     agent = checkpoint["agent"].pop("tensors")
-    agent |= {path.lstrip("."): value for path, value in checkpoint["agent"].items()}
+    for path, value in checkpoint["agent"].items():
+        agent[path.lstrip(".").removesuffix(".state_dict")] = value
     return checkpoint | {"agent": agent, "rows": json.loads(checkpoint["rows"])}
 
 

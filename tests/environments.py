@@ -4,6 +4,7 @@ import functools
 import gc
 import itertools
 import os
+import random
 import signal
 import time
 from multiprocessing import Process
@@ -42,6 +43,19 @@ class Counter(gym.Env):
         first = np.nan if self.steps == self.nan_at else self.steps
         self.observation[:] = first, self.np_random.uniform()  # the same array at each step
         return self.observation, self.reward(self.steps), terminated, False, {}
+
+
+class Draws(Counter):
+    """Draws from its spaces, and from NumPy's and Python's generators as it is made."""
+
+    def __init__(self):
+        super().__init__(length=7)
+        self.first = np.random.uniform() + random.random()
+
+    def step(self, action):
+        observation, _, *others = super().step(action)
+        drawn = self.action_space.sample() + self.observation_space.sample()
+        return observation, self.first + drawn.sum(), *others
 
 
 class Replies(gym.Env):
@@ -159,4 +173,5 @@ class Mortal(gym.Wrapper):
 
 gym.register("HelpedDiscrete-v0", lambda: Helped(Discrete(2)), max_episode_steps=20)
 gym.register("Grey-v0", Grey, max_episode_steps=20)
+gym.register("Draws-v0", Draws, max_episode_steps=20)
 gym.register("Mortal-v0", lambda: Mortal(gym.make("CartPole-v1")))

@@ -1,5 +1,6 @@
 """Any environment, any machine: what strangers bring works, or ends with one line and code 2."""
 
+import json
 import os
 import re
 import signal
@@ -18,7 +19,7 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, Tuple
 import a3c_cartpole as a3c
 import ddpg_continuous as ddpg
 import dqn_shower as dqn
-from tests.conftest import ROOT, SCRIPTS, SMALL, load, read_csv, run_here, start, wait_for
+from tests.conftest import ROOT, SCRIPTS, SMALL, load, outcome, read_csv, run_here, start, wait_for
 from tests.environments import Counter, Helped, Replies
 
 FASTEST = "random_baseline"
@@ -220,8 +221,17 @@ def test_ctrl_c_while_a_checkpoint_is_written_keeps_the_last_one(monkeypatch):
 def test_options_of_the_environment():
     flags = ["--env-id", "FrozenLake-v1", "--env-kwargs", "is_slippery", "False", "map_name", "8x8"]
     assert run_here(FASTEST, *flags, *SHORT, "--run-dir", "run") == 0
-    assert '"is_slippery":false' in re.sub(r"\s", "", load("run")["args"])
     assert run_here(FASTEST, "--play", "run") == 0
+    assert run_here(FASTEST, "--resume", "run", *flags[2:4], "True", "--total-timesteps", 300) == 0
+    kwargs = {"is_slippery": True, "map_name": "8x8"}
+    assert json.loads(load("run")["args"])["env_kwargs"] == kwargs
+
+
+def test_environments_that_draw_random_numbers_elsewhere():
+    flags = ["--env-id", "tests.environments:Draws-v0", *SHORT, *LEARN]
+    for run_dir in ("a", "b"):
+        assert run_here("ddpg_continuous", *flags, "--run-dir", run_dir) == 0
+    assert outcome("a") == outcome("b")
 
 
 # --- Environments are closed, however a run ends
@@ -346,6 +356,7 @@ def test_a_buffer_of_another_size_keeps_the_last_transitions(size, kept):
         old.add([i, 0], [0], 0, [0, 0], False)
     new.load_state_dict(old.state_dict())
     assert sorted(new.data["observation"][: len(new), 0]) == [*kept]
+    assert new.count == (5 if size == 9 else 8)
     new.add([8, 0], [0], 0, [0, 0], False)  # in the place of the oldest, or behind the last
     expected = [*kept, 8] if size == 9 else [*kept[1:], 8]
     assert sorted(new.data["observation"][: len(new), 0]) == expected

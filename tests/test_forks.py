@@ -81,12 +81,15 @@ FORKS = {  # what takes the place of what
     },
     "attributes": {  # of many kinds, one and a value to log that come late
         INIT: INIT + "        self.temperature, self.best, self.recent = torch.ones(()), -1e9, []\n"
-        "        self.stats = {'lengths': [np.int64(3)], 'last': deque([np.ones(2)], maxlen=4)}\n",
+        "        self.stats = {'lengths': [np.int64(3)], 'last': deque([np.ones(2)], maxlen=4)}\n"
+        "        self.best_weights, self.seen = None, Counter()\n",
         ADD: ADD + "            agent.temperature.mul_(0.999)\n"
         "            agent.best = np.maximum(agent.best, np.float32(reward))\n"
         "            agent.recent = [*agent.recent[-3:], (float(reward), observation)]\n"
         "            agent.stats['last'].append(0.9 * agent.stats['last'][-1] + action)\n"
-        "            agent.late = agent.timestep\n",
+        "            agent.late = agent.timestep\n"
+        "            agent.seen[agent.episode] += 1\n"
+        "            agent.best_weights = copy.deepcopy(agent.actor.state_dict())\n",
         "**means}": '**means, "best": agent.best + agent.stats["last"][0].sum(), **({"late": 1.0} '
         "if agent.episode > 1 else {})}",
     },
@@ -109,6 +112,8 @@ FORKS = {  # what takes the place of what
         "*hidden_sizes, A)\n        self.calls = 0\n",
         "        return torch.tanh(self.layers(s))\n": "        self.calls += 1\n"
         "        return torch.tanh(self.layers(s)) * (0.5 if self.calls % 7 else 1.0)\n",
+        "class Actor(nn.Module):\n": "class Actor(nn.Module):\n    def get_extra_state(self): "
+        "return {'calls': self.calls}\n\n    def set_extra_state(self, state): pass\n\n",
         "zeros = torch.cat(": "self.t = 0\n        zeros = torch.cat(",
         "steps = self.lr *": "self.t += 1\n        steps = 0.9 ** (self.t % 5) * self.lr *",
     },
@@ -150,7 +155,6 @@ NOT_SAVED = {  # an attribute, and what the error says
     "self.critic.layers[0].weight.detach().numpy()[::-1]": "'.new'. would come back as a copy",
     "__import__('enum').IntEnum('E', 'a').a": "'.new'.: E is not saved",
     "np.ma.zeros(2)": "'.new'.: MaskedArray",
-    "__import__('collections').Counter()": "'.new'.: Counter",
     "[defaultdict(list)]": "'.new'..0.: defaultdict",
     "{'a': {1}}": "'.new'..'a'.: set",
     "[Critic(1, 1, (2,))]": "'.new'..0.: Critic",
@@ -345,7 +349,7 @@ def test_wrappers_with_statistics_are_refused(script, wrapper, tmp_path, capsys)
 @pytest.mark.parametrize(
     ("init", "step", "named"),
     [
-        ("torch.optim.Adam([nn.Parameter(self.theta)])", "{0}.step()", "new'..'state'..0..'step'"),
+        ("torch.optim.Adam([nn.Parameter(self.theta)])", "{0}.step()", "'state'..0..'step'"),
         ("0", "{0} += 1", "'.new'"),
         ("torch.zeros(())", "{0} = {0} + 1", "'.new'"),
     ],

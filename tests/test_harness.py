@@ -312,6 +312,12 @@ def test_a_finished_run_that_goes_on_is_evaluated():
     assert len(found) == 2 and 1800 <= found[1] < 2400  # half of the whole
 
 
+def test_a_finished_run_with_fewer_steps_is_still_a_run():
+    assert run_here("dqn_shower", *SMALL["dqn_shower"], "--run-dir", "run") == 0
+    assert run_here("dqn_shower", "--resume", "run", "--total-timesteps", 50) == 0
+    assert run_here("dqn_shower", "--play", "run") == 0
+
+
 def test_checkpoints_come_every_so_many_seconds(monkeypatch):
     saves, save = [], random_baseline.save
     monkeypatch.setattr(
