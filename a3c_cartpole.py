@@ -96,14 +96,14 @@ class Args:
     env_id: str = "CartPole-v1"  # Gymnasium environment, also as module:Env-v0
     env_kwargs: dict[str, bool | int | float | str] = field(default_factory=dict)  # NAME VALUE …
     max_episode_steps: PositiveInt | None = None  # else the environment's own, or 1,000
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 1  # seed of all random numbers
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 1  # seed of all random numbers in training
     total_timesteps: PositiveInt = 500_000  # environment steps to train for, over all workers
     run_dir: Folder = None  # a new folder for the run; else runs/ENV__SCRIPT__SEED__TIME
     resume: Folder = None  # continue the run in this folder
     play: Folder = None  # play greedy episodes of the run in this folder
-    evaluations: NonNegativeInt = 10  # greedy evaluations in the course of the run
+    evaluations: NonNegativeInt = 10  # greedy evaluations in the course of the run, at most
     eval_episodes: PositiveInt = 10  # greedy episodes of each, at the end, and with --play
-    checkpoint_every: NonNegativeFloat = 20.0  # seconds between checkpoints, at ends of episodes
+    checkpoint_every: NonNegativeFloat = 20.0  # least seconds between checkpoints, after episodes
     capture_video: bool = False  # film the greedy episodes
     track: bool = False  # log to Weights & Biases; WANDB_PROJECT names the project
 
@@ -164,7 +164,7 @@ def actor_learner(
             return_ += sum(rewards)
             length += len(rewards)
         means = {name: fmean(values) for name, values in logs.items()}
-        yield {"return": return_, "length": length, **means}
+        yield dict(**{"return": return_, "length": length}, **means)
 
 
 def sample_softmax(logits: np.ndarray, rng: np.random.Generator) -> int:
@@ -176,8 +176,8 @@ def sample_softmax(logits: np.ndarray, rng: np.random.Generator) -> int:
 class Agent(nn.Module):
     """The parameters, RMSProp's g and the counter T, which the workers share, and the best θ.
 
-    Workers, each running an actor-learner, share its tensors. One that changes anything else stops
-    with an error, within 100 episodes; what `train` changes besides, workers do not see.
+    Workers, each running an actor-learner, share its tensors. If one changes anything else, that is
+    an error, after 100 episodes at most; if `train` does, the workers do not see it.
     `episode` and `timestep` count finished episodes and environment steps, of all workers.
     """
 
@@ -251,8 +251,8 @@ class Agent(nn.Module):
     def count_step(self, lock: Any) -> bool:
         """T ← T + 1, exactly, whoever else counts; False, and no step, if T_max is reached."""
         with lock:
-            more = (T := self.T).item() < self.args.total_timesteps
-            T.add_(more)
+            more = self.timestep < self.args.total_timesteps
+            self.T.add_(more)
         return more
 
     def reward_scale(self, discounted_sums: list[float], lock: Any) -> float:
@@ -320,12 +320,12 @@ def work(worker: int, agent: Agent, lock: Any, results: Any, go_on: Any) -> None
     own = not_shared(agent)
     with contextlib.closing(make_env(agent.args)) as env:
         for number, row in enumerate(actor_learner(env, agent, worker, lock)):
-            changed = not_shared(agent).items() - own.items() if number % 100 == 0 else ()
-            if changed:
-                raise TypeError(f"workers share the agent's buffers only, not {[*dict(changed)]}")
+            if number % 100 == 0:
+                check_shared(agent, own)
             results.put((worker, row))
             while not go_on[worker].acquire(timeout=0.1):
                 pass  # without a timeout, a signal that comes just before the call is not handled
+        check_shared(agent, own)
     os._exit(0)  # whatever threads the environment leaves: `train` has all results
 
 
@@ -334,6 +334,12 @@ def not_shared(agent: Agent) -> dict[str, bytes]:
     leaves = tree_leaves_with_path(state_of(agent))
     own = ((path, x) for path, x in leaves if not (torch.is_tensor(x) and x.is_shared()))
     return {f"agent{keystr(path)}": pickle.dumps(x) for path, x in own}
+
+
+def check_shared(agent: Agent, own: dict[str, bytes]) -> None:
+    """TypeError if this worker has changed what other processes do not see."""
+    if changed := not_shared(agent).items() - own.items():
+        raise TypeError(f"workers share the agent's buffers only, not {[*dict(changed)]}")
 
 
 def train(env: gym.Env, agent: Agent) -> Iterator[dict[str, float]]:
@@ -409,8 +415,11 @@ def seed_episode(env: gym.Env, *seed: int) -> np.random.Generator:
     """Return an episode's generator; the global ones and the spaces' are seeded from it."""
     rng = np.random.default_rng(seed)
     number = int(rng.integers(2**32))
-    spaces = env.action_space, env.unwrapped.action_space, env.unwrapped.observation_space
-    for seed_one in (*GLOBAL_SEEDS, *(space.seed for space in spaces)):
+    spaces = []
+    while env is not None:  # the environment and its wrappers
+        spaces += [getattr(env, name, None) for name in ("action_space", "observation_space")]
+        env = env.env if isinstance(env, gym.Wrapper) else None
+    for seed_one in (*GLOBAL_SEEDS, *(space.seed for space in spaces if space is not None)):
         seed_one(number)
     return rng
 
@@ -455,8 +464,8 @@ def evaluate(agent: Agent, env: gym.Env, episodes: int) -> Rows:
 
 def state_of(agent: Agent) -> dict[str, Any]:
     """Return what to save: the agent's `state_dict`, and by their paths the other attributes of the
-    agent and of its modules (of torch's own: their numbers), except functions, classes and the
-    arguments; TypeError if one cannot be restored, FloatingPointError if one has a NaN."""
+    agent and of its modules (of torch's own: their numbers), except functions, classes, devices and
+    the arguments; TypeError if one cannot be restored, FloatingPointError if one has a NaN."""
     state = {"tensors": agent.state_dict()}
     state["gradients"] = {name: (p.requires_grad, p.grad) for name, p in agent.named_parameters()}
     for path, module in agent.named_modules():
@@ -510,8 +519,9 @@ def load(agent: Agent, run_dir: Path) -> Rows:
     """Restore what `save` wrote; return the rows. With weights_only a checkpoint runs no code."""
     checkpoint = torch.load(run_dir / "checkpoint.pt", map_location="cpu", weights_only=True)
     saved, fresh = checkpoint["agent"], state_of(agent)
-    if missing := fresh.keys() - saved.keys():
-        raise ValueError(f"of another {SCRIPT}.py, or made after Agent.__init__: {missing}")
+    different = saved.keys() ^ fresh.keys()
+    if different := {path for path in different if path in fresh or path.endswith(".state_dict")}:
+        raise ValueError(f"of another {SCRIPT}.py, or made after Agent.__init__: {different}")
     agent.load_state_dict(saved.pop("tensors"))
     for name, (requires_grad, gradient) in saved.pop("gradients").items():
         parameter = agent.get_parameter(name).requires_grad_(requires_grad)
@@ -557,7 +567,8 @@ def learn(env: gym.Env, agent: Agent, rows: Rows, run_dir: Path) -> None:
         for result in train(env, agent):
             now = time.perf_counter()
             row = {"episode": agent.episode, "timestep": agent.timestep, "seconds": now - started}
-            row |= {k: v.item() if hasattr(v, "item") else v for k, v in result.items()}
+            result = {k: v.item() if hasattr(v, "item") else v for k, v in result.items()}
+            row = dict(**row, **result)  # a name that comes twice is an error
             before = rows[-1]["timestep"] if rows else 0
             if before * evaluations // steps < row["timestep"] * evaluations // steps:  # one is due
                 played = evaluate(agent, evaluation_env, args.eval_episodes)

@@ -93,14 +93,14 @@ class Args:
     env_id: str = "Pendulum-v1"  # Gymnasium environment, also as module:Env-v0
     env_kwargs: dict[str, bool | int | float | str] = field(default_factory=dict)  # NAME VALUE …
     max_episode_steps: PositiveInt | None = None  # else the environment's own, or 1,000
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 1  # seed of all random numbers
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 1  # seed of all random numbers in training
     total_timesteps: PositiveInt = 10_000  # environment steps to train for
     run_dir: Folder = None  # a new folder for the run; else runs/ENV__SCRIPT__SEED__TIME
     resume: Folder = None  # continue the run in this folder
     play: Folder = None  # play greedy episodes of the run in this folder
-    evaluations: NonNegativeInt = 10  # greedy evaluations in the course of the run
+    evaluations: NonNegativeInt = 10  # greedy evaluations in the course of the run, at most
     eval_episodes: PositiveInt = 10  # greedy episodes of each, at the end, and with --play
-    checkpoint_every: NonNegativeFloat = 20.0  # seconds between checkpoints, at ends of episodes
+    checkpoint_every: NonNegativeFloat = 20.0  # least seconds between checkpoints, after episodes
     capture_video: bool = False  # film the greedy episodes
     track: bool = False  # log to Weights & Biases; WANDB_PROJECT names the project
 
@@ -254,7 +254,7 @@ def train(env: gym.Env, agent: Agent) -> Iterator[dict[str, float]]:
         if ended:
             agent.episode += 1
             means = {name: fmean(values) for name, values in logs.items()}
-            yield {"return": sum(rewards), "length": len(rewards), **means}
+            yield dict(**{"return": sum(rewards), "length": len(rewards)}, **means)
 
 
 class ReplayBuffer:
@@ -292,9 +292,11 @@ class ReplayBuffer:
         """Restore what `state_dict` returned; in a buffer of another size, the last transitions."""
         rows, size = state["data"].numpy().view(self.data.dtype), len(self.data)
         vars(self).update(state | {"data": self.data})
-        rows = np.roll(rows, -self.count)[-size:]  # the oldest first
-        self.count = self.count if len(rows) == size else len(rows)
-        self.data[: len(rows)] = np.roll(rows, self.count)
+        if len(rows) > size or self.count > len(rows) != size:
+            rows = np.roll(rows, -self.count)[-size:]  # the oldest first
+            self.count = self.count if len(rows) == size else len(rows)
+            rows = np.roll(rows, self.count)
+        self.data[: len(rows)] = rows
 
 
 class Adam(nn.Module):
@@ -413,8 +415,11 @@ def seed_episode(env: gym.Env, *seed: int) -> np.random.Generator:
     """Return an episode's generator; the global ones and the spaces' are seeded from it."""
     rng = np.random.default_rng(seed)
     number = int(rng.integers(2**32))
-    spaces = env.action_space, env.unwrapped.action_space, env.unwrapped.observation_space
-    for seed_one in (*GLOBAL_SEEDS, *(space.seed for space in spaces)):
+    spaces = []
+    while env is not None:  # the environment and its wrappers
+        spaces += [getattr(env, name, None) for name in ("action_space", "observation_space")]
+        env = env.env if isinstance(env, gym.Wrapper) else None
+    for seed_one in (*GLOBAL_SEEDS, *(space.seed for space in spaces if space is not None)):
         seed_one(number)
     return rng
 
@@ -459,8 +464,8 @@ def evaluate(agent: Agent, env: gym.Env, episodes: int) -> Rows:
 
 def state_of(agent: Agent) -> dict[str, Any]:
     """Return what to save: the agent's `state_dict`, and by their paths the other attributes of the
-    agent and of its modules (of torch's own: their numbers), except functions, classes and the
-    arguments; TypeError if one cannot be restored, FloatingPointError if one has a NaN."""
+    agent and of its modules (of torch's own: their numbers), except functions, classes, devices and
+    the arguments; TypeError if one cannot be restored, FloatingPointError if one has a NaN."""
     state = {"tensors": agent.state_dict()}
     state["gradients"] = {name: (p.requires_grad, p.grad) for name, p in agent.named_parameters()}
     for path, module in agent.named_modules():
@@ -514,8 +519,9 @@ def load(agent: Agent, run_dir: Path) -> Rows:
     """Restore what `save` wrote; return the rows. With weights_only a checkpoint runs no code."""
     checkpoint = torch.load(run_dir / "checkpoint.pt", map_location="cpu", weights_only=True)
     saved, fresh = checkpoint["agent"], state_of(agent)
-    if missing := fresh.keys() - saved.keys():
-        raise ValueError(f"of another {SCRIPT}.py, or made after Agent.__init__: {missing}")
+    different = saved.keys() ^ fresh.keys()
+    if different := {path for path in different if path in fresh or path.endswith(".state_dict")}:
+        raise ValueError(f"of another {SCRIPT}.py, or made after Agent.__init__: {different}")
     agent.load_state_dict(saved.pop("tensors"))
     for name, (requires_grad, gradient) in saved.pop("gradients").items():
         parameter = agent.get_parameter(name).requires_grad_(requires_grad)
@@ -561,7 +567,8 @@ def learn(env: gym.Env, agent: Agent, rows: Rows, run_dir: Path) -> None:
         for result in train(env, agent):
             now = time.perf_counter()
             row = {"episode": agent.episode, "timestep": agent.timestep, "seconds": now - started}
-            row |= {k: v.item() if hasattr(v, "item") else v for k, v in result.items()}
+            result = {k: v.item() if hasattr(v, "item") else v for k, v in result.items()}
+            row = dict(**row, **result)  # a name that comes twice is an error
             before = rows[-1]["timestep"] if rows else 0
             if before * evaluations // steps < row["timestep"] * evaluations // steps:  # one is due
                 played = evaluate(agent, evaluation_env, args.eval_episodes)

@@ -90,8 +90,8 @@ FORKS = {  # what takes the place of what
         "            agent.late = agent.timestep\n"
         "            agent.seen[agent.episode] += 1\n"
         "            agent.best_weights = copy.deepcopy(agent.actor.state_dict())\n",
-        "**means}": '**means, "best": agent.best + agent.stats["last"][0].sum(), **({"late": 1.0} '
-        "if agent.episode > 1 else {})}",
+        "**means)": '**means, best=agent.best + agent.stats["last"][0].sum(), **({"late": 1.0} '
+        "if agent.episode > 1 else {}))",
     },
     "n-step": {  # a deque in the buffer
         "        self.count = 0": "        self.recent = deque(maxlen=3)\n        self.count = 0",
@@ -324,6 +324,13 @@ def test_what_cannot_be_restored_stops_before_training(attribute, tmp_path):
     assert not (tmp_path / "run" / "checkpoint.pt").exists()
 
 
+def test_a_value_to_log_does_not_take_the_place_of_the_return(tmp_path):
+    for name, taken in (("q", "return"), ("actor_loss", "seconds")):
+        fork = import_fork("ddpg_continuous", tmp_path / "f.py", {f'"{name}": ': f'"{taken}": '})
+        with pytest.raises(TypeError, match=taken):
+            fork.main([*FLAGS, "--run-dir", taken])
+
+
 @pytest.mark.parametrize("fork", ["late"], indirect=True)
 def test_what_can_no_longer_be_restored_keeps_the_last_checkpoint(fork):
     flags = [*FLAGS, "--checkpoint-every", "0", "--run-dir", "run"]
@@ -351,6 +358,7 @@ def test_wrappers_with_statistics_are_refused(script, wrapper, tmp_path, capsys)
     [
         ("torch.optim.Adam([nn.Parameter(self.theta)])", "{0}.step()", "'state'..0..'step'"),
         ("0", "{0} += 1", "'.new'"),
+        ("0", "{0} += self.timestep > 600", "'.new'"),
         ("torch.zeros(())", "{0} = {0} + 1", "'.new'"),
     ],
 )
