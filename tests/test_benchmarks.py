@@ -91,7 +91,7 @@ def test_summaries_follow_from_the_seeds(name):
 def test_solved_follows_from_the_evaluations():
     rows = read_rows(RESULTS / "learning.csv").set_index(["experiment", "seed"])
     evaluations = pd.read_csv(RESULTS / "evaluations.csv").groupby(["experiment", "seed"])
-    assert len(evaluations) == 46
+    assert len(evaluations) == 48
     for run, found in evaluations:
         threshold = gym.spec(run[0].split()[1]).reward_threshold or np.inf
         kept = found[(found["evaluation"] >= threshold)[::-1].cummin()[::-1]]["timestep"].min()
