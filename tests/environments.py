@@ -58,6 +58,17 @@ class Draws(Counter):
         return observation, self.first + drawn.sum(), *others
 
 
+class Noisy(gym.ObservationWrapper):
+    """Draws observations from a space of its own."""
+
+    def __init__(self, env):
+        super().__init__(env)
+        self.observation_space = Box(-9, 9, (2,))
+
+    def observation(self, observation):
+        return self.observation_space.sample()
+
+
 class Replies(gym.Env):
     """Gives the same observation at each step."""
 
@@ -173,5 +184,5 @@ class Mortal(gym.Wrapper):
 
 gym.register("HelpedDiscrete-v0", lambda: Helped(Discrete(2)), max_episode_steps=20)
 gym.register("Grey-v0", Grey, max_episode_steps=20)
-gym.register("Draws-v0", Draws, max_episode_steps=20)
+gym.register("Draws-v0", lambda: Noisy(Draws()), max_episode_steps=20)
 gym.register("Mortal-v0", lambda: Mortal(gym.make("CartPole-v1")))

@@ -324,6 +324,14 @@ def test_what_cannot_be_restored_stops_before_training(attribute, tmp_path):
     assert not (tmp_path / "run" / "checkpoint.pt").exists()
 
 
+def test_an_optimiser_that_comes_late_is_named(tmp_path, capsys):
+    changes = {ADD: ADD + "            agent.late = torch.optim.SGD(agent.actor.parameters())\n"}
+    fork = import_fork("ddpg_continuous", tmp_path / "f.py", changes)
+    assert run_here(fork, *FLAGS, "--run-dir", "run") == 0
+    assert run_here(fork, "--resume", "run") == 2
+    assert "made after Agent.__init__: {'.late.state_dict'}" in capsys.readouterr().err
+
+
 def test_a_value_to_log_does_not_take_the_place_of_the_return(tmp_path):
     for name, taken in (("q", "return"), ("actor_loss", "seconds")):
         fork = import_fork("ddpg_continuous", tmp_path / "f.py", {f'"{name}": ': f'"{taken}": '})
